@@ -1,0 +1,80 @@
+//! A message as the pipeline sees it, whatever the broker library calls its parts.
+
+use crate::{command::Hints, retry::Progress};
+use chrono::{DateTime, Utc};
+
+/// A delivery from the broker.
+#[derive(Debug, Clone)]
+pub struct Message {
+    /// The publisher's bytes, unchanged through every retry.
+    pub body: Vec<u8>,
+    /// Says the account.
+    pub routing_key: String,
+    pub origin: Origin,
+    /// The broker has delivered it before, to a worker that did not acknowledge it.
+    pub redelivered: bool,
+    /// How often it came back so; zero where the broker does not say.
+    pub delivery_count: u64,
+    pub properties: Properties,
+    pub carried: Carried,
+    pub received_at: DateTime<Utc>,
+}
+
+/// How a message came to us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// From a publisher.
+    Published,
+    /// From the exchange that only the retry buckets feed: what it carries is ours.
+    Due,
+    /// Dead-lettered by the broker out of a command queue.
+    DeadLettered(DeadLetter),
+}
+
+/// Why the broker took a message out of a queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeadLetter {
+    /// Its publisher's expiration passed.
+    Expired,
+    /// Delivered too often, or anything else.
+    Other,
+}
+
+/// What a message carries of its earlier attempts. Believed only of our own messages.
+#[derive(Debug, Clone)]
+pub enum Carried {
+    /// It is new.
+    Nothing,
+    Progress(Box<Progress>),
+    /// Written by another version of the worker: its number, to be kept as it is.
+    Foreign(i64),
+    /// Ours, and damaged.
+    Damaged,
+}
+
+/// The properties that survive a republish; all others are dropped.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Properties {
+    pub message_id: Option<String>,
+    pub correlation_id: Option<String>,
+    pub reply_to: Option<String>,
+    pub content_type: Option<String>,
+    /// Read, and never passed on: a command that has one is not plain JSON.
+    pub content_encoding: Option<String>,
+    pub kind: Option<String>,
+    pub app_id: Option<String>,
+    pub timestamp: Option<u64>,
+    /// W3C trace context.
+    pub traceparent: Option<String>,
+    pub tracestate: Option<String>,
+}
+
+impl Message {
+    pub fn hints(&self) -> Hints<'_> {
+        Hints {
+            content_type: self.properties.content_type.as_deref(),
+            content_encoding: self.properties.content_encoding.as_deref(),
+            message_id: self.properties.message_id.as_deref(),
+        }
+    }
+}

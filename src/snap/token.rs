@@ -1,0 +1,134 @@
+//! The access token of one account (service 73): fetched by one task at a time, renewed before it ends, dropped when the
+//! provider says so. It lives in memory only.
+
+use super::{Code, Operation, SendError, client::Client, request::Partner, response::TokenAnswer};
+use crate::retry::CallRecord;
+use backoff::{ExponentialBackoff, ExponentialBackoffBuilder, backoff::Backoff};
+use chrono::{DateTime, Utc};
+use secrecy::SecretString;
+use std::time::Duration;
+use tokio::{sync::Mutex, time::Instant};
+
+/// A token is renewed this long before it ends, or at half its life if that is later.
+const AHEAD: Duration = Duration::from_secs(60);
+
+/// Holds the token.
+pub struct Tokens {
+    state: Mutex<State>,
+}
+
+struct State {
+    /// The token, and until when it may be used.
+    held: Option<(SecretString, Instant)>,
+    /// After a failed fetch: its error, which all who ask until then get without another fetch.
+    failed: Option<(SendError, Instant)>,
+    pause: ExponentialBackoff,
+}
+
+/// A token, and the call that was made to get it, if one was.
+pub struct Fetched {
+    pub token: SecretString,
+    pub call: Option<CallRecord>,
+}
+
+impl Default for Tokens {
+    fn default() -> Self {
+        let pause = ExponentialBackoffBuilder::new()
+            .with_initial_interval(Duration::from_millis(250))
+            .with_max_interval(Duration::from_secs(15))
+            .with_max_elapsed_time(None)
+            .build();
+        Self { state: Mutex::new(State { held: None, failed: None, pause }) }
+    }
+}
+
+impl Tokens {
+    /// The token, fetched if there is none that is still good.
+    ///
+    /// # Errors
+    /// When none could be fetched, now or a moment ago. The fetch that was made, if one was, is told with it.
+    pub async fn get(
+        &self,
+        partner: &Partner,
+        client: &Client,
+        now: impl Fn() -> DateTime<Utc>,
+    ) -> Result<Fetched, (SendError, Option<CallRecord>)> {
+        let mut state = self.state.lock().await;
+        if let Some((token, until)) = &state.held
+            && Instant::now() < *until
+        {
+            return Ok(Fetched { token: token.clone(), call: None });
+        }
+        if let Some((error, until)) = &state.failed
+            && Instant::now() < *until
+        {
+            return Err((error.clone(), None));
+        }
+        let at = now();
+        let Some(request) = partner.token_request(at) else {
+            return Err((SendError::NoToken("the profile has no token call".into()), None));
+        };
+        let body_sha256 = request.body_sha256.clone();
+        let begun = Instant::now();
+        let result = client.send(request).await;
+        let answer = result.as_ref().ok().and_then(|reply| {
+            let call = partner.profile.token.as_ref()?;
+            TokenAnswer::read(&reply.body, &call.access_token, &call.expires_in)
+        });
+        let code = answer.as_ref().and_then(|answer| answer.code);
+        let call = CallRecord {
+            number: 0,
+            operation: Operation::Token,
+            at,
+            external_id: None,
+            body_sha256,
+            http_status: result.as_ref().ok().map(|reply| reply.http_status),
+            response_code: code.map(|code| code.to_string()),
+            error: result.as_ref().err().map(|error| error.name().to_owned()),
+            duration_ms: begun.elapsed().as_millis() as u64,
+        };
+        let lifetime = partner.profile.token.as_ref().map_or(0, |call| call.expires_default_s);
+        match judge(result.map(|reply| reply.http_status), answer, code) {
+            Ok((token, expires_in)) => {
+                let life = expires_in.unwrap_or(Duration::from_secs(lifetime));
+                let usable = life.saturating_sub(AHEAD).max(life / 2);
+                state.held = Some((token.clone(), begun + usable));
+                state.failed = None;
+                state.pause.reset();
+                Ok(Fetched { token, call: Some(call) })
+            }
+            Err(error) => {
+                let pause = state.pause.next_backoff().unwrap_or(AHEAD);
+                state.held = None;
+                state.failed = Some((error.clone(), Instant::now() + pause));
+                Err((error, Some(call)))
+            }
+        }
+    }
+
+    /// Drops the token that a call was made with, unless another has taken its place.
+    pub async fn forget(&self, used: &SecretString) {
+        use secrecy::ExposeSecret;
+        let mut state = self.state.lock().await;
+        if state.held.as_ref().is_some_and(|(held, _)| held.expose_secret() == used.expose_secret()) {
+            state.held = None;
+        }
+    }
+}
+
+type Token = (SecretString, Option<Duration>);
+
+/// A success may lack a response code; what counts is HTTP 200 and a token.
+fn judge(status: Result<u16, SendError>, answer: Option<TokenAnswer>, code: Option<Code>) -> Result<Token, SendError> {
+    let status = status.map_err(|error| SendError::NoToken(error.to_string()))?;
+    let message = answer.as_ref().and_then(|answer| answer.message.clone()).unwrap_or_default();
+    let said = match code {
+        Some(code) => format!("{code} {message}"),
+        None => format!("HTTP {status} {message}"),
+    };
+    match (status, answer) {
+        (200, Some(TokenAnswer { access_token: Some(token), expires_in, .. })) => Ok((token.into(), expires_in)),
+        (400 | 401 | 403, _) => Err(SendError::TokenRefused(said)),
+        _ => Err(SendError::NoToken(said)),
+    }
+}

@@ -1,0 +1,222 @@
+//! What a reply, or its absence, means: exactly one [`Verdict`]. Pure and total.
+//!
+//! The table is the standard's generic one (ASPI developer portal, QR MPM, response codes) with the service filled in; what
+//! a case means for a cancel is our reading of it. A profile can override single codes.
+
+use crate::{
+    outcome::Cause,
+    snap::{
+        Code, Operation, Reply, SendError,
+        profile::{CodeClass, CodeOverride, QueryCall, Status},
+        response::Answer,
+    },
+};
+use std::collections::BTreeMap;
+
+/// What one call showed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Verdict {
+    /// The provider confirms the cancel.
+    Canceled,
+    /// The cancel was accepted, its result is not there yet: it may take effect.
+    Pending,
+    /// The provider answered, and this cancel did nothing: a query tells how the transaction stands.
+    Verify,
+    /// The cancel may have taken effect.
+    Unknown,
+    /// Nothing was done; later.
+    Retry,
+    /// Nothing was done, and it is the provider's cut-off time: much later.
+    CutOff,
+    /// The access token is not accepted.
+    Token,
+    /// The request is not accepted as ours: wrong signature, stale timestamp or unknown client.
+    Unauthorized,
+    /// Keys, ids or rights are wrong.
+    Misconfigured {
+        /// The provider objects to the merchant fields.
+        merchant: bool,
+    },
+    /// The provider says no, for good.
+    Refused {
+        cause: Cause,
+        /// The request itself was faulty, so that none of its like can have taken effect.
+        malformed: bool,
+    },
+    /// A query's answer.
+    Status(Status),
+    /// A query that told nothing.
+    QueryFailed,
+}
+
+impl Verdict {
+    /// A word for logs and labels.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Canceled => "canceled",
+            Self::Pending => "pending",
+            Self::Verify => "verify",
+            Self::Unknown => "unknown",
+            Self::Retry => "retry",
+            Self::CutOff => "cut_off",
+            Self::Token => "token",
+            Self::Unauthorized => "unauthorized",
+            Self::Misconfigured { .. } => "misconfigured",
+            Self::Refused { .. } => "refused",
+            Self::Status(Status::Open) => "status_open",
+            Self::Status(Status::Paying) => "status_paying",
+            Self::Status(Status::Paid) => "status_paid",
+            Self::Status(Status::Canceled) => "status_canceled",
+            Self::Status(Status::Expired) => "status_expired",
+            Self::Status(Status::Failed) => "status_failed",
+            Self::Status(Status::Refunded) => "status_refunded",
+            Self::Status(Status::NotFound) => "status_not_found",
+            Self::QueryFailed => "query_failed",
+        }
+    }
+
+    /// Whether the provider took the call as rightly ours.
+    pub fn is_accepted(self) -> bool {
+        !matches!(
+            self,
+            Self::Unknown
+                | Self::Retry
+                | Self::CutOff
+                | Self::Token
+                | Self::Unauthorized
+                | Self::Misconfigured { .. }
+                | Self::QueryFailed
+        )
+    }
+}
+
+/// The transaction that a call asked about.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Asked<'a> {
+    pub reference: Option<&'a str>,
+    pub partner_reference: Option<&'a str>,
+}
+
+/// A reply with what could be read of it.
+pub type Outcome<'a> = Result<(&'a Reply, Option<&'a Answer>), &'a SendError>;
+
+/// Judges a cancel's reply.
+pub fn of_cancel(result: Outcome<'_>, asked: Asked<'_>, overrides: &BTreeMap<Code, CodeOverride>) -> Verdict {
+    let (reply, answer) = match result {
+        Ok(reply) => reply,
+        Err(SendError::TokenRefused(_)) => return Verdict::Misconfigured { merchant: false },
+        Err(error) if error.is_ambiguous() => return Verdict::Unknown,
+        Err(_) => return Verdict::Retry,
+    };
+    if reply.http_status == 429 {
+        return Verdict::Retry;
+    }
+    let code = readable_code(reply, answer, Operation::Cancel);
+    let over = code.and_then(|code| overrides.get(&code));
+    let class = over.map(|over| over.verdict).or_else(|| class(code?));
+    match class {
+        // Without a code to the contrary, a 401 says that the request was not let in.
+        None if reply.http_status == 401 => Verdict::Unauthorized,
+        None => Verdict::Unknown,
+        Some(_) if answer.is_some_and(|a| a.is_about_another(asked.reference, asked.partner_reference)) => {
+            Verdict::Unknown
+        }
+        Some(CodeClass::Canceled) => Verdict::Canceled,
+        Some(CodeClass::Pending) => Verdict::Pending,
+        Some(CodeClass::Verify) => Verdict::Verify,
+        Some(CodeClass::Unknown) => Verdict::Unknown,
+        Some(CodeClass::Retry) if case(code) == "40306" => Verdict::CutOff,
+        Some(CodeClass::Retry) => Verdict::Retry,
+        Some(CodeClass::Token) => Verdict::Token,
+        Some(CodeClass::Misconfigured) if case(code) == "40100" => Verdict::Unauthorized,
+        Some(CodeClass::Misconfigured) => {
+            Verdict::Misconfigured { merchant: matches!(case(code).as_str(), "40319" | "40408") }
+        }
+        Some(CodeClass::Refused) => Verdict::Refused {
+            cause: over.map_or(Cause::ResponseCode, |over| over.cause.into()),
+            malformed: matches!(case(code).as_str(), "40000" | "40001" | "40002"),
+        },
+    }
+}
+
+/// Judges a query's reply. What would be a verdict about our keys, ids and rights is one here, too; everything else that is
+/// no status tells nothing.
+pub fn of_query(result: Outcome<'_>, asked: Asked<'_>, call: &QueryCall) -> Verdict {
+    let (reply, answer) = match result {
+        Ok(reply) => reply,
+        Err(SendError::TokenRefused(_)) => return Verdict::Misconfigured { merchant: false },
+        Err(_) => return Verdict::QueryFailed,
+    };
+    let Some(code) = readable_code(reply, answer, Operation::Query) else {
+        return if reply.http_status == 401 { Verdict::Unauthorized } else { Verdict::QueryFailed };
+    };
+    if answer.is_some_and(|a| a.is_about_another(asked.reference, asked.partner_reference)) {
+        return Verdict::QueryFailed;
+    }
+    match case(Some(code)).as_str() {
+        "20000" => {
+            let status = answer.and_then(|a| a.status.as_deref()).and_then(|status| call.status.get(status));
+            status.map_or(Verdict::QueryFailed, |status| Verdict::Status(*status))
+        }
+        "40401" => Verdict::Status(Status::NotFound),
+        "40100" => Verdict::Unauthorized,
+        case => match class(code.of(Operation::Cancel)) {
+            Some(CodeClass::Token) => Verdict::Token,
+            Some(CodeClass::Misconfigured) => Verdict::Misconfigured { merchant: matches!(case, "40319" | "40408") },
+            None if reply.http_status == 401 => Verdict::Unauthorized,
+            _ => Verdict::QueryFailed,
+        },
+    }
+}
+
+/// The response code, if there is one that can be believed: of this service, and of the HTTP status it came with.
+fn readable_code(reply: &Reply, answer: Option<&Answer>, operation: Operation) -> Option<Code> {
+    let code = answer?.code?;
+    (code.service() == operation.service() && code.http_status() == reply.http_status).then_some(code)
+}
+
+/// HTTP status and case without the service.
+fn case(code: Option<Code>) -> String {
+    code.map_or_else(String::new, |code| format!("{}{}", &code.as_str()[..3], &code.as_str()[5..]))
+}
+
+/// What the standard's table says of a cancel's code; `None` if it is not in the table.
+fn class(code: Code) -> Option<CodeClass> {
+    use CodeClass::{Canceled, Misconfigured, Pending, Refused, Retry, Token, Unknown, Verify};
+    Some(match case(Some(code)).as_str() {
+        "20000" => Canceled,
+        "20200" => Pending,
+        "40000" | "40001" | "40002" => Refused,
+        "40100" => Misconfigured,
+        "40101" | "40103" => Token,
+        "40102" | "40104" => Refused,
+        // Expired: nothing is left to cancel, unless the customer paid.
+        "40300" => Verify,
+        // The merchant may not call this API.
+        "40301" => Misconfigured,
+        "40302" | "40303" | "40305" => Refused,
+        // Too many requests; cut-off time.
+        "40304" | "40306" => Retry,
+        "40307" | "40308" | "40309" | "40310" | "40311" | "40312" | "40313" | "40314" | "40315" | "40316" | "40317"
+        | "40318" => Refused,
+        // Merchant blacklisted.
+        "40319" => Misconfigured,
+        "40320" | "40321" | "40322" | "40323" => Refused,
+        // Invalid status (paid? cancelled? expired?), not found (a race with its creation?), cancelled by the customer.
+        "40400" | "40401" | "40404" => Verify,
+        "40402" | "40403" | "40405" | "40406" | "40407" | "40409" => Refused,
+        // Invalid merchant; partner not found.
+        "40408" | "40416" => Misconfigured,
+        // Invalid transition; paid; inconsistent with an earlier request; bill expired.
+        "40410" | "40414" | "40418" | "40419" => Verify,
+        "40411" | "40412" | "40413" | "40415" | "40417" | "40500" => Refused,
+        // Not allowed at this time; external id used already; duplicate that was successful.
+        "40501" | "40900" | "40901" => Verify,
+        "42900" => Retry,
+        "50000" | "50001" | "50002" | "50400" => Unknown,
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests;
