@@ -1,8 +1,48 @@
+//! qris-cancel-worker cancels unpaid QRIS payments. It takes cancel commands from RabbitMQ, sends each as a signed SNAP
+//! request to a payment provider, and publishes what became of it to a reply exchange.
+//!
+//! One command's life is one story, told in [`pipeline`]:
+//!
+//! 1. bytes come in, as a [`message`] that says what it carries of earlier attempts;
+//! 2. they become a [`command`], or a rejection that names every faulty field;
+//! 3. the command becomes a signed request ([`snap::request`], [`snap::sign`]) in the provider's dialect ([`snap::profile`]);
+//! 4. [`snap::client`] sends it, once;
+//! 5. the reply, or its absence, gets exactly one [`verdict`];
+//! 6. where that leaves it open whether the QR is cancelled, a query settles it;
+//! 7. what is settled ends in an [`outcome`], told by an [`event`];
+//! 8. what is not waits in a queue of the broker, as long as [`retry`] says;
+//! 9. the broker confirms the event, or the retry ([`amqp::outbox`]);
+//! 10. the command is acknowledged ([`amqp::consumer`]), and forgotten here.
+//!
+//! The broker holds all state, so a worker can die at any moment.
+//!
+//! # Invariants
+//!
+//! 1. Only `amqp/consumer.rs` acknowledges, and only after the pipeline returned `Ok`.
+//! 2. `command`, `event`, `message`, `outcome`, `retry`, `verdict` and `snap/{profile,request,sign,response}` do no I/O, read no
+//!    clock and draw no random number: time and chance come in as arguments.
+//! 3. The bytes that are hashed are the bytes that are sent; a body is serialised once.
+//! 4. Each delivery ends in exactly one of: finished (parked or not), scheduled, handed back unbegun, left unacknowledged.
+//! 5. Ids go to logs and events only. Secrets have no `Debug` or `Display`.
+//! 6. Every wait has a limit, and it stands in the settings.
+
+// What a command is and what can be said of it.
 pub mod command;
-pub mod event;
 pub mod message;
 pub mod outcome;
-pub mod pipeline;
-pub mod retry;
+// How the provider is asked, and what its answers mean.
 pub mod snap;
 pub mod verdict;
+// What follows.
+pub mod event;
+pub mod retry;
+// The story.
+pub mod pipeline;
+// The edges: one account's provider, the broker, the settings, the process.
+pub mod account;
+pub mod amqp;
+pub mod settings;
+pub mod shutdown;
+pub mod telemetry;
+// The command line.
+pub mod cli;

@@ -46,10 +46,21 @@ pub enum Carried {
     /// It is new.
     Nothing,
     Progress(Box<Progress>),
-    /// Written by another version of the worker: its number, to be kept as it is.
-    Foreign(i64),
+    /// Written by another version of the worker, to be kept as it is.
+    Foreign {
+        version: i64,
+        headers: Vec<(String, Scalar)>,
+    },
     /// Ours, and damaged.
     Damaged,
+}
+
+/// A header's value. Only scalars are used: a stream drops tables and lists.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Scalar {
+    Bool(bool),
+    Integer(i64),
+    Text(String),
 }
 
 /// The properties that survive a republish; all others are dropped.

@@ -22,6 +22,7 @@ use crate::{
     verdict::{self, Asked, Verdict},
 };
 use chrono::{DateTime, TimeDelta, Utc};
+use secrecy::SecretString;
 use sha2::{Digest, Sha256};
 use std::{
     future::Future,
@@ -39,8 +40,8 @@ const FOREIGN_DELAY: Duration = Duration::from_secs(30);
 pub trait Gateway: Send + Sync {
     /// Sends one signed request, with a fresh timestamp, and waits for its reply within a limit.
     fn send(&self, operation: Operation, body: Vec<u8>, external_id: &str) -> impl Future<Output = Sent> + Send;
-    /// The token that was used is not accepted: the next call must have another.
-    fn forget_token(&self) -> impl Future<Output = ()> + Send;
+    /// This token is not accepted: the next call must have another.
+    fn forget_token(&self, token: &SecretString) -> impl Future<Output = ()> + Send;
 }
 
 /// What became of a request.
@@ -48,6 +49,8 @@ pub trait Gateway: Send + Sync {
 pub struct Sent {
     /// The token fetch that this call had to make first.
     pub token_call: Option<CallRecord>,
+    /// The access token that the request carried.
+    pub token: Option<SecretString>,
     pub at: DateTime<Utc>,
     pub duration: Duration,
     pub result: Result<Reply, SendError>,
@@ -131,7 +134,7 @@ impl<G: Gateway, O: Outbox, W: World> Pipeline<G, O, W> {
         let mut progress = match &message.carried {
             Carried::Progress(progress) => (**progress).clone(),
             Carried::Nothing => Progress::new(message.received_at),
-            Carried::Foreign(version) => {
+            Carried::Foreign { version, .. } => {
                 warn!(version, "written by another version of the worker; it waits for one that can read it");
                 self.outbox.postpone(message, FOREIGN_DELAY).await?;
                 return Ok(Ending::Postponed);
@@ -146,6 +149,9 @@ impl<G: Gateway, O: Outbox, W: World> Pipeline<G, O, W> {
 
         let terms = Terms { profile: &self.partner.profile, defaults: &self.partner.merchant };
         let command = CancelCommand::read(&message.body, message.hints(), terms);
+        let job_id =
+            command.as_ref().map_or_else(|rejection| rejection.job_id.as_deref(), |command| Some(&command.job_id));
+        tracing::Span::current().record("job_id", job_id);
         let step = match (progress.finish.take(), &command) {
             (Some(decided), _) => Step::Finish(decided),
             (None, _) if message.redelivered && message.delivery_count >= MAX_DELIVERIES => {
@@ -214,7 +220,6 @@ async fn conclude<O: Outbox, W: World>(
     }
     outbox.reply(&event, message).await;
     info!(
-        job_id = event.job_id.as_deref(),
         outcome = finish.cause.outcome().name(),
         cause = finish.cause.name(),
         event_id = %event.id,
@@ -259,6 +264,7 @@ impl<O: Outbox, W: World> Strays<O, W> {
             Cause::UnknownAccount => Rejection::unknown_account(&message.body, message.hints(), &message.routing_key),
             _ => Rejection::peek(&message.body, message.hints()),
         };
+        tracing::Span::current().record("job_id", rejection.job_id.as_deref());
         // What a worker did with it before the broker took it is not known.
         let ambiguous = cause != Cause::UnknownAccount && (progress.ambiguous || message.origin != Origin::Due);
         let decided = Finish { cause, at: self.world.now(), ambiguous, parked: false, said: Said::default() };
@@ -283,6 +289,8 @@ struct Visit<'a, G, O, W> {
     digest: String,
     /// The last answer of this visit.
     answer: Option<Answer>,
+    /// The access token of the last call.
+    token: Option<SecretString>,
     /// How long the provider asked us to wait, in its last reply.
     asked: Option<Duration>,
     /// The worker had to stop in the middle.
@@ -297,7 +305,7 @@ impl<'a, G: Gateway, O: Outbox, W: World> Visit<'a, G, O, W> {
         progress: &'a mut Progress,
     ) -> Self {
         let digest = hex::encode(Sha256::digest(&message.body));
-        Self { pipeline, command, progress, digest, answer: None, asked: None, interrupted: false }
+        Self { pipeline, command, progress, digest, answer: None, token: None, asked: None, interrupted: false }
     }
 
     async fn attempt(mut self) -> Step {
@@ -431,7 +439,9 @@ impl<'a, G: Gateway, O: Outbox, W: World> Visit<'a, G, O, W> {
             match verdict {
                 Verdict::Token if !renewed => {
                     renewed = true;
-                    self.pipeline.gateway.forget_token().await;
+                    if let Some(token) = self.token.take() {
+                        self.pipeline.gateway.forget_token(&token).await;
+                    }
                 }
                 Verdict::Unauthorized if !repeated => repeated = true,
                 Verdict::Token | Verdict::Unauthorized => return Verdict::Misconfigured { merchant: false },
@@ -487,6 +497,7 @@ impl<'a, G: Gateway, O: Outbox, W: World> Visit<'a, G, O, W> {
         self.progress.conflict |= code.is_some_and(|code| code.http_status() == 409);
         self.interrupted |= matches!(sent.result, Err(SendError::Interrupted | SendError::Stopping));
         self.asked = sent.result.as_ref().ok().and_then(|reply| reply.retry_after);
+        self.token = sent.token;
         if answer.is_some() {
             self.answer = answer;
         }

@@ -80,6 +80,16 @@ pub enum SigningMode {
     Asymmetric,
 }
 
+impl SigningMode {
+    /// As in settings and profiles.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Symmetric => "symmetric",
+            Self::Asymmetric => "asymmetric",
+        }
+    }
+}
+
 /// How bytes are written as text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]

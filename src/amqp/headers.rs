@@ -1,0 +1,338 @@
+//! What a message carries: from a delivery to a [`Message`], and from a [`Progress`] to headers.
+//!
+//! Headers that begin with `x-qris-` are ours, and are believed only on what comes through the internal exchange `due`, to
+//! which no client can publish. A republished copy keeps an allow-list of properties and nothing else: a copied `x-death` can
+//! stick in a bucket for ever on RabbitMQ 3.10, a copied `user_id` closes the channel, a copied `CC` routes extra copies.
+
+use super::topology::Names;
+use crate::{
+    event::Finish,
+    message::{Carried, DeadLetter, Message, Origin, Properties, Scalar},
+    retry::{History, Progress},
+};
+use chrono::{DateTime, SecondsFormat, Utc};
+use lapin::{
+    BasicProperties,
+    message::Delivery,
+    types::{AMQPValue, FieldTable},
+};
+use std::time::Duration;
+
+/// The version that this worker writes and reads.
+pub const VERSION: i64 = 1;
+const OURS: &str = "x-qris-";
+/// A message that is published persistent survives a restart of the broker.
+const PERSISTENT: u8 = 2;
+/// Taken as it stands, this `reply_to` makes the broker refuse a republished copy and close the channel.
+const DIRECT_REPLY_TO: &str = "amq.rabbitmq.reply-to";
+
+/// A delivery as the pipeline sees it.
+pub fn message(delivery: &mut Delivery, names: &Names, received_at: DateTime<Utc>) -> Message {
+    let exchange = delivery.exchange.as_str();
+    let empty = FieldTable::default();
+    let headers = delivery.properties.headers().as_ref().unwrap_or(&empty);
+    let origin = if exchange == names.due() {
+        Origin::Due
+    } else if exchange == names.strays() {
+        dead_letter(headers).map_or(Origin::Published, Origin::DeadLettered)
+    } else {
+        Origin::Published
+    };
+    let delivery_count = match header(headers, "x-delivery-count") {
+        Some(Scalar::Integer(count)) => u64::try_from(count).unwrap_or_default(),
+        _ => 0,
+    };
+    Message {
+        routing_key: delivery.routing_key.as_str().to_owned(),
+        origin,
+        redelivered: delivery.redelivered,
+        delivery_count,
+        properties: properties(&delivery.properties, headers),
+        carried: if origin == Origin::Due { carried(headers, received_at) } else { Carried::Nothing },
+        received_at,
+        body: std::mem::take(&mut delivery.data),
+    }
+}
+
+/// The reason of the latest dead-lettering, which the broker lists first.
+fn dead_letter(headers: &FieldTable) -> Option<DeadLetter> {
+    let AMQPValue::FieldArray(deaths) = headers.inner().get("x-death")? else { return None };
+    let AMQPValue::FieldTable(latest) = deaths.as_slice().first()? else { return None };
+    match header(latest, "reason")? {
+        Scalar::Text(reason) if reason == "expired" => Some(DeadLetter::Expired),
+        _ => Some(DeadLetter::Other),
+    }
+}
+
+fn properties(own: &BasicProperties, headers: &FieldTable) -> Properties {
+    let text = |text: &Option<lapin::types::ShortString>| text.as_ref().map(|text| text.as_str().to_owned());
+    // W3C Trace Context: a traceparent has 55 characters, a tracestate at most 512 that have to be passed on.
+    let trace = |name, limit| match header(headers, name) {
+        Some(Scalar::Text(text)) if text.len() <= limit && text.bytes().all(|b| (b' '..=b'~').contains(&b)) => {
+            Some(text)
+        }
+        _ => None,
+    };
+    Properties {
+        message_id: text(own.message_id()),
+        correlation_id: text(own.correlation_id()),
+        reply_to: text(own.reply_to()),
+        content_type: text(own.content_type()),
+        content_encoding: text(own.content_encoding()),
+        kind: text(own.kind()),
+        app_id: text(own.app_id()),
+        timestamp: *own.timestamp(),
+        traceparent: trace("traceparent", 55),
+        tracestate: trace("tracestate", 512),
+    }
+}
+
+/// The properties of a republished copy: those of the allow-list, and persistent.
+pub fn copied(properties: &Properties, ours: Vec<(String, Scalar)>) -> BasicProperties {
+    let mut headers = FieldTable::default();
+    let trace = [("traceparent", &properties.traceparent), ("tracestate", &properties.tracestate)];
+    for (name, value) in trace {
+        if let Some(value) = value {
+            headers.insert(name.into(), AMQPValue::LongString(value.as_str().into()));
+        }
+    }
+    for (name, value) in ours {
+        let value = match value {
+            Scalar::Bool(value) => AMQPValue::Boolean(value),
+            Scalar::Integer(value) => AMQPValue::LongLongInt(value),
+            Scalar::Text(value) => AMQPValue::LongString(value.into()),
+        };
+        headers.insert(name.into(), value);
+    }
+    let mut copy = BasicProperties::default().with_delivery_mode(PERSISTENT).with_headers(headers);
+    let reply_to = properties.reply_to.as_ref().filter(|reply_to| *reply_to != DIRECT_REPLY_TO);
+    for (value, set) in [
+        (&properties.message_id, BasicProperties::with_message_id as fn(_, _) -> _),
+        (&properties.correlation_id, BasicProperties::with_correlation_id),
+        (&reply_to.cloned(), BasicProperties::with_reply_to),
+        (&properties.content_type, BasicProperties::with_content_type),
+        (&properties.kind, BasicProperties::with_type),
+        (&properties.app_id, BasicProperties::with_app_id),
+    ] {
+        if let Some(value) = value {
+            copy = set(copy, value.as_str().into());
+        }
+    }
+    match properties.timestamp {
+        Some(timestamp) => copy.with_timestamp(timestamp),
+        None => copy,
+    }
+}
+
+/// Headers for what a command carries.
+pub fn of_progress(progress: &Progress) -> Vec<(String, Scalar)> {
+    let json = |value: serde_json::Result<String>| Scalar::Text(value.expect("texts and numbers are JSON"));
+    let time = |time: DateTime<Utc>| Scalar::Text(time.to_rfc3339_opts(SecondsFormat::Millis, true));
+    let ms = |duration: Duration| Scalar::Integer(i64::try_from(duration.as_millis()).unwrap_or(i64::MAX));
+    let mut headers = vec![
+        ("version", Scalar::Integer(VERSION)),
+        ("attempts", Scalar::Integer(progress.attempts.into())),
+        ("waited-ms", ms(progress.waited)),
+        ("ambiguous", Scalar::Bool(progress.ambiguous)),
+        ("query-first", Scalar::Bool(progress.query_first)),
+        ("first-seen", time(progress.first_seen)),
+        ("replay", Scalar::Integer(progress.replay.into())),
+        ("history", json(serde_json::to_string(&progress.history))),
+    ];
+    if progress.doubts > 0 {
+        headers.push(("doubts", Scalar::Integer(progress.doubts.into())));
+    }
+    headers.extend(progress.doubted_at.map(|at| ("doubted-at", time(at))));
+    if !progress.cut_off.is_zero() {
+        headers.push(("cut-off-ms", ms(progress.cut_off)));
+    }
+    if progress.conflict {
+        headers.push(("conflict", Scalar::Bool(true)));
+    }
+    headers.extend(progress.finish.as_ref().map(|finish| ("finish", json(serde_json::to_string(finish)))));
+    headers.into_iter().map(|(name, value)| (format!("{OURS}{name}"), value)).collect()
+}
+
+/// Headers of a parked copy: what it carried, and why a person has to look.
+pub fn of_parked(account: &str, progress: &Progress, finish: &Finish) -> Vec<(String, Scalar)> {
+    let mut headers = of_progress(&Progress { finish: None, ..progress.clone() });
+    let text = |text: &str| Scalar::Text(text.to_owned());
+    for (name, value) in [
+        ("account", text(account)),
+        ("outcome", text(finish.cause.outcome().name())),
+        ("cause", text(finish.cause.name())),
+        ("parked-at", text(&finish.at.to_rfc3339_opts(SecondsFormat::Millis, true))),
+        ("may-have-taken-effect", Scalar::Bool(finish.ambiguous)),
+    ] {
+        headers.push((format!("{OURS}{name}"), value));
+    }
+    headers
+}
+
+fn carried(headers: &FieldTable, received_at: DateTime<Utc>) -> Carried {
+    match header(headers, "x-qris-version") {
+        Some(Scalar::Integer(VERSION)) => {
+            progress(headers).map_or(Carried::Damaged, |progress| Carried::Progress(Box::new(progress)))
+        }
+        Some(Scalar::Integer(version)) => {
+            let ours = headers.inner().keys().filter(|name| name.as_str().starts_with(OURS));
+            let kept = ours.filter_map(|name| Some((name.as_str().to_owned(), header(headers, name.as_str())?)));
+            Carried::Foreign { version, headers: kept.collect() }
+        }
+        // A stray that waited for its account's queue carries nothing yet.
+        None => Carried::Progress(Box::new(Progress::new(received_at))),
+        Some(_) => Carried::Damaged,
+    }
+}
+
+fn progress(headers: &FieldTable) -> Option<Progress> {
+    let value = |name: &str| header(headers, &format!("{OURS}{name}"));
+    let integer = |name| match value(name) {
+        Some(Scalar::Integer(number)) => u64::try_from(number).ok(),
+        _ => None,
+    };
+    let text = |name| match value(name) {
+        Some(Scalar::Text(text)) => Some(text),
+        _ => None,
+    };
+    let flag = |name| value(name) == Some(Scalar::Bool(true));
+    let time = |text: String| Some(DateTime::parse_from_rfc3339(&text).ok()?.to_utc());
+    let history: History = serde_json::from_str(&text("history")?).ok()?;
+    let finish = match text("finish") {
+        Some(finish) => Some(serde_json::from_str(&finish).ok()?),
+        None => None,
+    };
+    // Flags whose absence would claim something must be there.
+    value("ambiguous")?;
+    value("query-first")?;
+    Some(Progress {
+        attempts: u32::try_from(integer("attempts")?).ok()?,
+        doubts: u32::try_from(integer("doubts").unwrap_or_default()).ok()?,
+        doubted_at: text("doubted-at").and_then(time),
+        waited: Duration::from_millis(integer("waited-ms")?),
+        cut_off: Duration::from_millis(integer("cut-off-ms").unwrap_or_default()),
+        ambiguous: flag("ambiguous"),
+        query_first: flag("query-first"),
+        conflict: flag("conflict"),
+        first_seen: time(text("first-seen")?)?,
+        replay: u32::try_from(integer("replay")?).ok()?,
+        history,
+        finish,
+    })
+}
+
+/// A header's value, if it is a scalar.
+fn header(headers: &FieldTable, name: &str) -> Option<Scalar> {
+    Some(match headers.inner().get(name)? {
+        AMQPValue::Boolean(value) => Scalar::Bool(*value),
+        AMQPValue::ShortShortInt(value) => Scalar::Integer((*value).into()),
+        AMQPValue::ShortShortUInt(value) => Scalar::Integer((*value).into()),
+        AMQPValue::ShortInt(value) => Scalar::Integer((*value).into()),
+        AMQPValue::ShortUInt(value) => Scalar::Integer((*value).into()),
+        AMQPValue::LongInt(value) => Scalar::Integer((*value).into()),
+        AMQPValue::LongUInt(value) => Scalar::Integer((*value).into()),
+        AMQPValue::LongLongInt(value) => Scalar::Integer(*value),
+        AMQPValue::LongString(value) => Scalar::Text(String::from_utf8(value.as_bytes().to_vec()).ok()?),
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{event::Said, outcome::Cause, retry::CallRecord, snap::Operation};
+    use proptest::prelude::*;
+
+    fn call(number: u32) -> CallRecord {
+        CallRecord {
+            number,
+            operation: Operation::Cancel,
+            at: DateTime::UNIX_EPOCH,
+            external_id: Some("1".repeat(36)),
+            body_sha256: "a".repeat(64),
+            http_status: Some(504),
+            response_code: Some("5047700".into()),
+            error: Some("interrupted".into()),
+            duration_ms: 20_000,
+        }
+    }
+
+    fn full(message: &str) -> Progress {
+        let said = Said {
+            response_message: Some(message.chars().take(256).collect()),
+            response_code: Some("2007700".into()),
+            ..Said::default()
+        };
+        let mut progress = Progress {
+            attempts: 7,
+            doubts: 2,
+            doubted_at: Some(DateTime::UNIX_EPOCH),
+            waited: Duration::from_millis(1234),
+            cut_off: Duration::from_secs(300),
+            ambiguous: true,
+            query_first: true,
+            conflict: true,
+            replay: 1,
+            finish: Some(Finish { cause: Cause::Paid, at: DateTime::UNIX_EPOCH, ambiguous: false, parked: true, said }),
+            ..Progress::new(DateTime::UNIX_EPOCH)
+        };
+        for number in 1..40 {
+            progress.history.push(call(number));
+        }
+        progress
+    }
+
+    fn table(headers: Vec<(String, Scalar)>) -> FieldTable {
+        copied(&Properties::default(), headers).headers().clone().unwrap()
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_carried_comes_back(message in ".*") {
+            let progress = full(&message);
+            let headers = table(of_progress(&progress));
+            match carried(&headers, Utc::now()) {
+                Carried::Progress(back) => prop_assert_eq!(*back, progress),
+                other => prop_assert!(false, "{:?}", other),
+            }
+            // Beyond one frame (128 KiB) the broker closes the connection; half of 64 KiB is ours.
+            let size: usize = headers.inner().iter().map(|(name, value)| name.as_str().len() + format!("{value:?}").len()).sum();
+            prop_assert!(size < 32 * 1024, "{}", size);
+        }
+    }
+
+    #[test]
+    fn another_version_is_kept_as_it_is() {
+        let ours = vec![
+            ("x-qris-version".to_owned(), Scalar::Integer(2)),
+            ("x-qris-new".to_owned(), Scalar::Text("x".into())),
+        ];
+        match carried(&table(ours.clone()), Utc::now()) {
+            Carried::Foreign { version: 2, mut headers } => {
+                headers.sort_by_key(|(name, _)| std::cmp::Reverse(name.clone()));
+                assert_eq!(headers, ours);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_lost_header_is_noticed() {
+        for (lost, _) in of_progress(&full("x")) {
+            let optional = ["doubts", "doubted-at", "cut-off-ms", "conflict", "finish", "version"];
+            if optional.iter().any(|name| lost.ends_with(name)) {
+                continue;
+            }
+            let headers = of_progress(&full("x")).into_iter().filter(|(name, _)| *name != lost).collect();
+            assert!(matches!(carried(&table(headers), Utc::now()), Carried::Damaged), "{lost}");
+        }
+    }
+
+    #[test]
+    fn a_literal_direct_reply_to_is_not_copied() {
+        let copy =
+            |reply_to: &str| copied(&Properties { reply_to: Some(reply_to.into()), ..Properties::default() }, vec![]);
+        assert_eq!(copy(DIRECT_REPLY_TO).reply_to(), &None);
+        assert!(copy("amq.rabbitmq.reply-to.g1h2").reply_to().is_some());
+    }
+}

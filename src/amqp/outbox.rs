@@ -1,0 +1,222 @@
+//! Messages out: retries, parked copies, events, replies. Returns only when the broker has confirmed.
+//!
+//! Publishes are pipelined on one channel and never `mandatory`: lapin pairs returned messages with the wrong confirm
+//! then. Alternate exchanges catch what is unroutable instead.
+
+use super::{headers, topology::Names};
+use crate::{
+    event::{CONTENT_TYPE, Event, Finish},
+    message::{Carried, Message},
+    pipeline::{NotConfirmed, Outbox},
+    retry::Progress,
+};
+use backoff::{ExponentialBackoffBuilder, backoff::Backoff};
+use lapin::{
+    BasicProperties, Channel, Confirmation, Connection,
+    options::{BasicPublishOptions, ConfirmSelectOptions},
+};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+use tokio::{sync::Mutex, time::Instant};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+/// No message is held longer while the broker refuses or is blocked.
+const HOLD: Duration = Duration::from_secs(240);
+
+/// Publishes for one session.
+#[derive(Clone)]
+pub struct AmqpOutbox(Arc<Inner>);
+
+struct Inner {
+    names: Names,
+    connection: Arc<Connection>,
+    channel: Channel,
+    /// Replies have a channel of their own: a requester's queue must not be able to disturb anything.
+    replies: Mutex<Option<Channel>>,
+    confirm_timeout: Duration,
+    reply_to_allow: Vec<String>,
+    /// The broker takes no messages now (memory or disk alarm).
+    blocked: Arc<AtomicBool>,
+    /// Set when the session has to be made anew.
+    broken: CancellationToken,
+}
+
+impl AmqpOutbox {
+    /// Opens the publishing channels.
+    ///
+    /// # Errors
+    /// When the broker does not let us.
+    pub async fn open(
+        connection: Arc<Connection>,
+        names: Names,
+        confirm_timeout: Duration,
+        reply_to_allow: Vec<String>,
+        blocked: Arc<AtomicBool>,
+        broken: CancellationToken,
+    ) -> lapin::Result<Self> {
+        let channel = connection.create_channel().await?;
+        channel.confirm_select(ConfirmSelectOptions::default()).await?;
+        let replies = Mutex::new(None);
+        Ok(Self(Arc::new(Inner {
+            names,
+            connection,
+            channel,
+            replies,
+            confirm_timeout,
+            reply_to_allow,
+            blocked,
+            broken,
+        })))
+    }
+
+    async fn confirmed(
+        &self,
+        exchange: &str,
+        routing_key: &str,
+        body: &[u8],
+        properties: BasicProperties,
+    ) -> Result<(), NotConfirmed> {
+        let inner = &self.0;
+        let publishing = async {
+            let options = BasicPublishOptions::default();
+            inner.channel.basic_publish(exchange.into(), routing_key.into(), options, body, properties).await?.await
+        };
+        tokio::pin!(publishing);
+        let begun = Instant::now();
+        loop {
+            match tokio::time::timeout(inner.confirm_timeout, &mut publishing).await {
+                Ok(Ok(Confirmation::Ack(_))) => return Ok(()),
+                // It said that it has not taken the message: nothing is wrong with the session.
+                Ok(Ok(_)) => return Err(NotConfirmed(format!("{exchange} refused the message"))),
+                Ok(Err(error)) => {
+                    inner.broken.cancel();
+                    return Err(NotConfirmed(error.to_string()));
+                }
+                // A blocked connection writes nothing; a new one would not either.
+                Err(_) if inner.blocked.load(Ordering::Relaxed) && begun.elapsed() < HOLD => {}
+                Err(_) => {
+                    inner.broken.cancel();
+                    return Err(NotConfirmed(format!("{exchange} did not confirm within {:?}", begun.elapsed())));
+                }
+            }
+        }
+    }
+
+    /// Publishes into a bucket. A bucket that is full refuses; then this slows down and tries again, within a limit.
+    async fn wait(
+        &self,
+        message: &Message,
+        delay: Duration,
+        ours: Vec<(String, crate::message::Scalar)>,
+    ) -> Result<(), NotConfirmed> {
+        let (bucket, ms) = self.0.names.bucket_for(delay);
+        let mut pauses = ExponentialBackoffBuilder::new()
+            .with_initial_interval(Duration::from_millis(200))
+            .with_max_interval(Duration::from_secs(10))
+            .with_max_elapsed_time(Some(HOLD))
+            .build();
+        loop {
+            let properties = headers::copied(&message.properties, ours.clone()).with_expiration(ms.to_string().into());
+            let Err(error) = self.confirmed(&bucket, &message.routing_key, &message.body, properties).await else {
+                return Ok(());
+            };
+            match pauses.next_backoff() {
+                Some(pause) if !self.0.broken.is_cancelled() => {
+                    warn!(%error, ?pause, "a retry could not be stored; trying again");
+                    tokio::time::sleep(pause).await;
+                }
+                _ => {
+                    self.0.broken.cancel();
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    /// Whether a requester's queue may be written to.
+    fn may_reply_to(&self, queue: &str) -> bool {
+        if queue.starts_with("amq.rabbitmq.reply-to.") {
+            return true;
+        }
+        !self.0.names.is_ours(queue)
+            && self.0.reply_to_allow.iter().any(|allowed| match allowed.strip_suffix('*') {
+                Some(stem) => queue.starts_with(stem),
+                None => queue == allowed,
+            })
+    }
+
+    async fn reply_now(&self, queue: &str, event: &Event, properties: BasicProperties) -> lapin::Result<()> {
+        let mut replies = self.0.replies.lock().await;
+        let channel = match replies.take().filter(|channel| channel.status().connected()) {
+            Some(channel) => channel,
+            None => self.0.connection.create_channel().await?,
+        };
+        // Without confirms, and so without waiting for a queue that does not take it.
+        let sent = channel
+            .basic_publish("".into(), queue.into(), BasicPublishOptions::default(), &event.body, properties)
+            .await?;
+        sent.await?;
+        *replies = Some(channel);
+        Ok(())
+    }
+}
+
+fn of_event(event: &Event, message: &Message) -> BasicProperties {
+    let correlation_id = message.properties.correlation_id.clone().or_else(|| event.job_id.clone());
+    let only_trace = crate::message::Properties {
+        message_id: Some(event.id.to_string()),
+        correlation_id,
+        content_type: Some(CONTENT_TYPE.into()),
+        kind: Some(format!("qris.cancel.{}.v1", event.cause.outcome().name())),
+        app_id: Some("qris-cancel-worker".into()),
+        traceparent: message.properties.traceparent.clone(),
+        tracestate: message.properties.tracestate.clone(),
+        ..Default::default()
+    };
+    headers::copied(&only_trace, vec![])
+}
+
+impl Outbox for AmqpOutbox {
+    async fn retry(&self, message: &Message, progress: &Progress, delay: Duration) -> Result<(), NotConfirmed> {
+        self.wait(message, delay, headers::of_progress(progress)).await
+    }
+
+    async fn postpone(&self, message: &Message, delay: Duration) -> Result<(), NotConfirmed> {
+        let kept = match &message.carried {
+            Carried::Foreign { headers, .. } => headers.clone(),
+            _ => vec![],
+        };
+        self.wait(message, delay, kept).await
+    }
+
+    async fn park(&self, message: &Message, progress: &Progress, finish: &Finish) -> Result<(), NotConfirmed> {
+        let ours = headers::of_parked(&message.routing_key, progress, finish);
+        let properties = headers::copied(&message.properties, ours);
+        self.confirmed(&self.0.names.parked(), &message.routing_key, &message.body, properties).await
+    }
+
+    async fn publish(&self, event: &Event, message: &Message) -> Result<(), NotConfirmed> {
+        self.confirmed(&self.0.names.events(), &event.routing_key, &event.body, of_event(event, message)).await
+    }
+
+    async fn reply(&self, event: &Event, message: &Message) {
+        let Some(queue) = &message.properties.reply_to else { return };
+        if !self.may_reply_to(queue) {
+            debug!(reply_to = queue, "no courtesy copy: the settings do not allow this queue");
+            return;
+        }
+        // Best effort: what goes wrong here holds nothing up.
+        let replying = self.reply_now(queue, event, of_event(event, message));
+        match tokio::time::timeout(Duration::from_secs(2), replying).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => debug!(%error, reply_to = queue, "the courtesy copy was not taken"),
+            Err(_) => debug!(reply_to = queue, "the courtesy copy took too long"),
+        }
+    }
+}

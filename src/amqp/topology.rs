@@ -1,0 +1,459 @@
+//! Every exchange, queue and binding, with the reason for each option. What is listed here is what `topology show` prints,
+//! `declare` makes and `verify` checks.
+//!
+//! An alternate exchange or a dead-letter target is an exchange, so in front of each queue that is one stands a fan-out
+//! exchange of the same name, declared first: RabbitMQ confirms and then drops what goes to one that does not exist.
+
+use super::AmqpError;
+use crate::settings::{Amqp, ResultsLog};
+use lapin::{
+    Channel, Connection, ExchangeKind,
+    options::{ExchangeBindOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions},
+    types::{AMQPValue, FieldTable},
+};
+use serde_json::{Value, json};
+use std::time::Duration;
+
+/// The shortest bucket's delay; bucket k holds delays in [L, 2L) with L = 250 ms × 2^k.
+const SHORTEST_BUCKET_MS: u64 = 250;
+/// 250 ms to over an hour.
+const BUCKETS: u32 = 15;
+/// Practically none. Workers read the delivery count themselves: a broker's limit would dead-letter innocent neighbours
+/// of a message that kills workers, RabbitMQ 4's default of 20 parks what was only looked at, and −1 loses messages on 3.10.
+const DELIVERY_LIMIT: i32 = 1_000_000;
+
+/// The names, which all start with the prefix.
+#[derive(Debug, Clone)]
+pub struct Names {
+    prefix: String,
+}
+
+impl Names {
+    pub fn new(prefix: &str) -> Self {
+        Self { prefix: prefix.to_owned() }
+    }
+
+    /// Where order services publish.
+    pub fn commands(&self) -> String {
+        format!("{}.commands", self.prefix)
+    }
+
+    pub fn commands_of(&self, account: &str) -> String {
+        format!("{}.commands.{account}", self.prefix)
+    }
+
+    /// Where the buckets release to; clients cannot publish to it.
+    pub fn due(&self) -> String {
+        format!("{}.due", self.prefix)
+    }
+
+    pub fn strays(&self) -> String {
+        format!("{}.strays", self.prefix)
+    }
+
+    pub fn parked(&self) -> String {
+        format!("{}.parked", self.prefix)
+    }
+
+    /// Where the worker publishes events.
+    pub fn events(&self) -> String {
+        format!("{}.events", self.prefix)
+    }
+
+    /// The reply exchange, to which consumers bind.
+    pub fn results(&self) -> String {
+        format!("{}.results", self.prefix)
+    }
+
+    pub fn unrouted(&self) -> String {
+        format!("{}.results.unrouted", self.prefix)
+    }
+
+    pub fn results_log(&self) -> String {
+        format!("{}.results.log", self.prefix)
+    }
+
+    fn bucket(&self, lower_ms: u64) -> String {
+        format!("{}.retry.{lower_ms}", self.prefix)
+    }
+
+    /// The bucket for a delay: a message leaves it after at least the delay and before twice the delay, because it waits
+    /// behind others that all have less than twice its delay. Shorter delays than the shortest bucket's become that.
+    pub fn bucket_for(&self, delay: Duration) -> (String, u64) {
+        let longest = (SHORTEST_BUCKET_MS << BUCKETS) - 1;
+        let ms = u64::try_from(delay.as_micros().div_ceil(1000)).unwrap_or(u64::MAX).clamp(SHORTEST_BUCKET_MS, longest);
+        let lower = SHORTEST_BUCKET_MS << (ms / SHORTEST_BUCKET_MS).ilog2();
+        (self.bucket(lower), ms)
+    }
+
+    /// Whether a queue or exchange is one of ours.
+    pub fn is_ours(&self, name: &str) -> bool {
+        name.starts_with(&self.prefix)
+    }
+}
+
+/// One object on the broker.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Object {
+    Exchange {
+        name: String,
+        kind: ExchangeKind,
+        internal: bool,
+        arguments: Vec<(&'static str, Argument)>,
+    },
+    Queue {
+        name: String,
+        arguments: Vec<(&'static str, Argument)>,
+    },
+    /// From an exchange to a queue, or to another exchange.
+    Binding {
+        from: String,
+        to: String,
+        to_exchange: bool,
+        routing_key: String,
+    },
+}
+
+/// An argument's value. RabbitMQ compares types, so an integer must not be written as a text.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Argument {
+    Text(String),
+    Integer(i32),
+    Long(i64),
+}
+
+impl From<&Argument> for AMQPValue {
+    fn from(argument: &Argument) -> Self {
+        match argument {
+            Argument::Text(text) => Self::LongString(text.as_str().into()),
+            Argument::Integer(number) => Self::LongInt(*number),
+            Argument::Long(number) => Self::LongLongInt(*number),
+        }
+    }
+}
+
+impl From<&Argument> for Value {
+    fn from(argument: &Argument) -> Self {
+        match argument {
+            Argument::Text(text) => json!(text),
+            Argument::Integer(number) => json!(number),
+            Argument::Long(number) => json!(number),
+        }
+    }
+}
+
+fn text(value: impl Into<String>) -> Argument {
+    Argument::Text(value.into())
+}
+
+/// All objects, in an order in which they can be declared.
+pub fn objects(names: &Names, accounts: &[String], log: Option<ResultsLog>) -> Vec<Object> {
+    let mut objects = Vec::new();
+    // Without dead-lettering: these are where everything else ends up. No limit of length: they must not refuse.
+    let last_resort =
+        || vec![("x-queue-type", text("quorum")), ("x-delivery-limit", Argument::Integer(DELIVERY_LIMIT))];
+    for name in [names.strays(), names.parked(), names.unrouted()] {
+        objects.push(exchange(&name, ExchangeKind::Fanout, vec![]));
+        objects.push(Object::Queue { name: name.clone(), arguments: last_resort() });
+        objects.push(bind(&name, &name, ""));
+    }
+    // A command for an account that nobody has becomes a stray instead of nothing.
+    objects.push(exchange(&names.commands(), ExchangeKind::Direct, vec![("alternate-exchange", text(names.strays()))]));
+    // Internal: only the broker can publish to it, so the headers of what comes through it are ours. A retry whose account
+    // was removed meanwhile becomes a stray.
+    objects.push(Object::Exchange {
+        name: names.due(),
+        kind: ExchangeKind::Direct,
+        internal: true,
+        arguments: vec![("alternate-exchange", text(names.strays()))],
+    });
+    for account in accounts {
+        let queue = names.commands_of(account);
+        // No limit of length: a queue that refuses would stall a bucket, and with it the retries of every account. What a
+        // publisher's expiration takes out goes to the strays, and not before they have it (at-least-once, which in turn
+        // needs reject-publish).
+        let arguments = vec![
+            ("x-queue-type", text("quorum")),
+            ("x-delivery-limit", Argument::Integer(DELIVERY_LIMIT)),
+            ("x-dead-letter-exchange", text(names.strays())),
+            ("x-dead-letter-strategy", text("at-least-once")),
+            ("x-overflow", text("reject-publish")),
+        ];
+        objects.push(Object::Queue { name: queue.clone(), arguments });
+        objects.push(bind(&names.commands(), &queue, account));
+        objects.push(bind(&names.due(), &queue, account));
+    }
+    for k in 0..BUCKETS {
+        let lower_ms = SHORTEST_BUCKET_MS << k;
+        let name = names.bucket(lower_ms);
+        // A fan-out in front keeps the routing key, the account. The time to live is for a message that lost its own: it
+        // would stay for ever and hold up all behind it.
+        let arguments = vec![
+            ("x-queue-type", text("quorum")),
+            ("x-dead-letter-exchange", text(names.due())),
+            ("x-dead-letter-strategy", text("at-least-once")),
+            ("x-overflow", text("reject-publish")),
+            ("x-message-ttl", Argument::Long(i64::try_from(2 * lower_ms).expect("two hours in milliseconds"))),
+        ];
+        objects.push(exchange(&name, ExchangeKind::Fanout, vec![]));
+        objects.push(Object::Queue { name: name.clone(), arguments });
+        objects.push(bind(&name, &name, ""));
+    }
+    // Two exchanges for events: the log takes every one, which would keep an alternate exchange on the same exchange silent.
+    objects.push(exchange(&names.results(), ExchangeKind::Topic, vec![("alternate-exchange", text(names.unrouted()))]));
+    objects.push(exchange(&names.events(), ExchangeKind::Fanout, vec![]));
+    objects.push(Object::Binding {
+        from: names.events(),
+        to: names.results(),
+        to_exchange: true,
+        routing_key: String::new(),
+    });
+    if let Some(log) = log {
+        let bytes = i64::try_from(log.max_bytes).unwrap_or(i64::MAX);
+        let arguments = vec![
+            ("x-queue-type", text("stream")),
+            ("x-max-age", text(format!("{}s", log.max_age.as_secs()))),
+            ("x-max-length-bytes", Argument::Long(bytes)),
+            // Only whole segments are dropped; the default of 500 MB would keep far more than was asked for.
+            ("x-stream-max-segment-size-bytes", Argument::Long((bytes / 20).clamp(1_000_000, 50_000_000))),
+        ];
+        objects.push(Object::Queue { name: names.results_log(), arguments });
+        objects.push(bind(&names.events(), &names.results_log(), ""));
+    }
+    objects
+}
+
+fn exchange(name: &str, kind: ExchangeKind, arguments: Vec<(&'static str, Argument)>) -> Object {
+    Object::Exchange { name: name.to_owned(), kind, internal: false, arguments }
+}
+
+fn bind(from: &str, queue: &str, routing_key: &str) -> Object {
+    Object::Binding {
+        from: from.to_owned(),
+        to: queue.to_owned(),
+        to_exchange: false,
+        routing_key: routing_key.to_owned(),
+    }
+}
+
+/// Declares everything that is missing, or only checks that it is there, as the settings say.
+///
+/// # Errors
+/// Names every object that is missing or differs, and how.
+pub async fn prepare(connection: &Connection, settings: &Amqp, objects: &[Object]) -> Result<(), AmqpError> {
+    let problems =
+        if settings.declare { declare(connection, objects).await? } else { missing(connection, objects).await? };
+    if problems.is_empty() { Ok(()) } else { Err(AmqpError::Topology(problems.join("\n"))) }
+}
+
+/// Declares everything; what already exists with other arguments is told, not changed.
+///
+/// # Errors
+/// When the connection fails.
+pub async fn declare(connection: &Connection, objects: &[Object]) -> Result<Vec<String>, AmqpError> {
+    each(connection, objects, |channel, object| async move { declare_one(&channel, &object).await }).await
+}
+
+/// Compares everything with what the broker has: what is missing, and where the *configure* permission allows it, what
+/// differs. Nothing is created, except that a missing binding cannot be told from one that is there.
+///
+/// # Errors
+/// When the connection fails.
+pub async fn verify(connection: &Connection, objects: &[Object]) -> Result<Vec<String>, AmqpError> {
+    let absent = missing(connection, objects).await?;
+    if !absent.is_empty() {
+        return Ok(absent);
+    }
+    let comparable: Vec<_> =
+        objects.iter().filter(|object| !matches!(object, Object::Binding { .. })).cloned().collect();
+    declare(connection, &comparable).await
+}
+
+/// What is not there.
+async fn missing(connection: &Connection, objects: &[Object]) -> Result<Vec<String>, AmqpError> {
+    each(connection, objects, |channel, object| async move { passive_one(&channel, &object).await }).await
+}
+
+/// Does something with each object on a channel that is thrown away when the broker closes it over a difference.
+async fn each<F, R>(connection: &Connection, objects: &[Object], act: F) -> Result<Vec<String>, AmqpError>
+where
+    F: Fn(Channel, Object) -> R,
+    R: Future<Output = lapin::Result<()>>,
+{
+    let mut problems = Vec::new();
+    let mut channel = connection.create_channel().await?;
+    for object in objects {
+        if let Err(error) = act(channel.clone(), object.clone()).await {
+            if !error.is_amqp_soft_error() {
+                return Err(error.into());
+            }
+            problems.push(explain(object, &error));
+            channel = connection.create_channel().await?;
+        }
+    }
+    if let Err(error) = channel.close(200, "done".into()).await {
+        tracing::debug!(%error, "the channel for declarations was closed already");
+    }
+    Ok(problems)
+}
+
+async fn declare_one(channel: &Channel, object: &Object) -> lapin::Result<()> {
+    match object {
+        Object::Exchange { name, kind, internal, arguments } => {
+            let options = ExchangeDeclareOptions { durable: true, internal: *internal, ..Default::default() };
+            channel.exchange_declare(name.as_str().into(), kind.clone(), options, table(arguments)).await
+        }
+        Object::Queue { name, arguments } => {
+            let options = QueueDeclareOptions { durable: true, ..Default::default() };
+            channel.queue_declare(name.as_str().into(), options, table(arguments)).await.map(drop)
+        }
+        Object::Binding { from, to, to_exchange: true, routing_key } => {
+            let (to, from, key) = (to.as_str().into(), from.as_str().into(), routing_key.as_str().into());
+            channel.exchange_bind(to, from, key, ExchangeBindOptions::default(), FieldTable::default()).await
+        }
+        Object::Binding { from, to, to_exchange: false, routing_key } => {
+            let (to, from, key) = (to.as_str().into(), from.as_str().into(), routing_key.as_str().into());
+            channel.queue_bind(to, from, key, QueueBindOptions::default(), FieldTable::default()).await
+        }
+    }
+}
+
+async fn passive_one(channel: &Channel, object: &Object) -> lapin::Result<()> {
+    match object {
+        Object::Exchange { name, kind, .. } => {
+            let options = ExchangeDeclareOptions { passive: true, ..Default::default() };
+            channel.exchange_declare(name.as_str().into(), kind.clone(), options, FieldTable::default()).await
+        }
+        Object::Queue { name, .. } => {
+            let options = QueueDeclareOptions { passive: true, ..Default::default() };
+            channel.queue_declare(name.as_str().into(), options, FieldTable::default()).await.map(drop)
+        }
+        // AMQP has no way to ask for a binding.
+        Object::Binding { .. } => Ok(()),
+    }
+}
+
+fn table(arguments: &[(&'static str, Argument)]) -> FieldTable {
+    let mut table = FieldTable::default();
+    for (name, value) in arguments {
+        table.insert((*name).into(), value.into());
+    }
+    table
+}
+
+/// What a refusal means and how to mend it. RabbitMQ names the first argument that differs.
+fn explain(object: &Object, error: &lapin::Error) -> String {
+    let said = error.to_string();
+    let what = match object {
+        Object::Exchange { name, .. } => format!("exchange {name}"),
+        Object::Queue { name, .. } => format!("queue {name}"),
+        Object::Binding { from, to, routing_key, .. } => format!("binding {from} -> {to} with the key {routing_key:?}"),
+    };
+    if said.contains("NOT_FOUND") {
+        return format!("{what} is missing; make it with `topology declare`");
+    }
+    if said.contains("ACCESS_REFUSED") {
+        return format!(
+            "{what} cannot be declared or compared: the user lacks the configure permission for it ({said})"
+        );
+    }
+    let differs = said
+        .split_once("inequivalent arg '")
+        .and_then(|(_, rest)| rest.split_once('\''))
+        .map(|(name, _)| name.to_owned());
+    match differs {
+        Some(argument) => format!(
+            "{what} exists with another {argument}; delete it when it is empty, or settle on one value ({said})"
+        ),
+        None => format!("{what}: {said}"),
+    }
+}
+
+/// The objects in the form that `rabbitmqctl import_definitions` reads.
+pub fn definitions(objects: &[Object], vhost: &str) -> Value {
+    let arguments = |arguments: &[(&'static str, Argument)]| -> Value {
+        arguments.iter().map(|(name, value)| ((*name).to_owned(), Value::from(value))).collect()
+    };
+    let (mut exchanges, mut queues, mut bindings) = (vec![], vec![], vec![]);
+    for object in objects {
+        match object {
+            Object::Exchange { name, kind, internal, arguments: args } => exchanges.push(json!({
+                "name": name, "vhost": vhost, "type": kind_name(kind), "durable": true, "auto_delete": false, "internal": internal, "arguments": arguments(args),
+            })),
+            Object::Queue { name, arguments: args } => queues.push(json!({
+                "name": name, "vhost": vhost, "durable": true, "auto_delete": false, "arguments": arguments(args),
+            })),
+            Object::Binding { from, to, to_exchange, routing_key } => bindings.push(json!({
+                "source": from, "vhost": vhost, "destination": to, "destination_type": if *to_exchange { "exchange" } else { "queue" },
+                "routing_key": routing_key, "arguments": {},
+            })),
+        }
+    }
+    json!({ "exchanges": exchanges, "queues": queues, "bindings": bindings })
+}
+
+/// As AMQP names the type of an exchange.
+pub fn kind_name(kind: &ExchangeKind) -> &str {
+    match kind {
+        ExchangeKind::Direct => "direct",
+        ExchangeKind::Fanout => "fanout",
+        ExchangeKind::Topic => "topic",
+        ExchangeKind::Headers => "headers",
+        ExchangeKind::Custom(name) => name,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn every_target_is_declared_before_it_is_named() {
+        let names = Names::new("p");
+        let log = ResultsLog { max_age: Duration::from_secs(3600), max_bytes: 1_000_000 };
+        let mut declared: Vec<String> = vec![];
+        for object in objects(&names, &["a".into(), "b".into()], Some(log)) {
+            match object {
+                Object::Exchange { name, arguments, .. } | Object::Queue { name, arguments } => {
+                    for (key, value) in arguments {
+                        if key == "alternate-exchange" || key == "x-dead-letter-exchange" {
+                            assert!(
+                                matches!(&value, Argument::Text(target) if declared.contains(target)),
+                                "{name} names {value:?} too early"
+                            );
+                        }
+                    }
+                    declared.push(name);
+                }
+                Object::Binding { from, to, .. } => {
+                    assert!(declared.contains(&from) && declared.contains(&to), "{from} -> {to}")
+                }
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_bucket_holds_no_delay_as_long_as_twice_another(ms in 0u64..10_000_000) {
+            let (queue, chosen) = Names::new("p").bucket_for(Duration::from_millis(ms));
+            let lower: u64 = queue.rsplit('.').next().unwrap().parse().unwrap();
+            prop_assert!(lower <= chosen && chosen < 2 * lower, "{queue} {chosen}");
+            prop_assert!(chosen >= ms.min(8_191_999));
+            prop_assert!(chosen == ms || ms < 250 || ms > 8_191_999);
+        }
+    }
+
+    #[test]
+    fn the_buckets_are_declared() {
+        let names = Names::new("p");
+        let objects = objects(&names, &[], None);
+        for ms in [1, 250, 499, 500, 60_000, 3_600_000, 8_000_000, u64::MAX / 2000] {
+            let (bucket, _) = names.bucket_for(Duration::from_millis(ms));
+            assert!(
+                objects.iter().any(|object| matches!(object, Object::Queue { name, .. } if *name == bucket)),
+                "{bucket}"
+            );
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! The command line: a file for each sub-command. Exit codes are those of sysexits: 64 usage, 69 unavailable, 78 settings.
+
+mod broker;
+mod run;
+mod send;
+mod topology;
+mod watch;
+
+use crate::{
+    amqp::AmqpError,
+    settings::{Settings, SettingsError},
+};
+use clap::{Parser, Subcommand, error::ErrorKind};
+use std::{path::PathBuf, process::ExitCode};
+
+/// Cancels unpaid QRIS payments: commands from RabbitMQ, signed SNAP requests to payment providers, result events back.
+#[derive(Parser)]
+#[command(name = "qris-cancel-worker", version, arg_required_else_help = true)]
+struct Cli {
+    /// The settings file.
+    #[arg(long, short, global = true, env = crate::settings::CONFIG_VARIABLE, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Work: consume commands, cancel at the providers, publish result events.
+    Run,
+    /// The worker's exchanges, queues and bindings on the broker.
+    Topology(topology::Arguments),
+    /// Publish cancel commands, as an order service would.
+    Send(Box<send::Arguments>),
+    /// Follow the result events, or replay the log of them.
+    Watch(watch::Arguments),
+}
+
+/// Why a sub-command ended badly.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The arguments do not fit together.
+    #[error("{0}")]
+    Usage(String),
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    /// Something that is needed is not there.
+    #[error("{0}")]
+    Unavailable(String),
+    /// It was done, and the answer is no.
+    #[error("{0}")]
+    No(String),
+}
+
+impl From<AmqpError> for Failure {
+    fn from(error: AmqpError) -> Self {
+        Self::Unavailable(error.to_string())
+    }
+}
+
+impl From<lapin::Error> for Failure {
+    fn from(error: lapin::Error) -> Self {
+        Self::Unavailable(error.to_string())
+    }
+}
+
+impl Failure {
+    fn exit_code(&self) -> u8 {
+        match self {
+            Self::No(_) => 1,
+            Self::Usage(_) => 64,
+            Self::Unavailable(_) => 69,
+            Self::Settings(_) => 78,
+        }
+    }
+}
+
+/// Runs the command line of this process.
+pub async fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(asked) => {
+            let good = matches!(asked.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+            return match asked.print() {
+                Ok(()) if good => ExitCode::SUCCESS,
+                _ => ExitCode::from(64),
+            };
+        }
+    };
+    let config = cli.config.as_deref();
+    let settings = || match config {
+        Some(path) => Ok(Settings::load(path)?),
+        None => {
+            Err(Failure::Usage(format!("name the settings file with --config or {}", crate::settings::CONFIG_VARIABLE)))
+        }
+    };
+    let done = match cli.command {
+        Command::Run => match settings() {
+            Ok(settings) => run::run(settings).await,
+            Err(failure) => Err(failure),
+        },
+        Command::Topology(arguments) => match settings() {
+            Ok(settings) => topology::run(&settings, arguments).await,
+            Err(failure) => Err(failure),
+        },
+        Command::Send(arguments) => send::run(config, *arguments).await,
+        Command::Watch(arguments) => watch::run(config, arguments).await,
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("{failure}");
+            ExitCode::from(failure.exit_code())
+        }
+    }
+}

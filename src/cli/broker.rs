@@ -1,0 +1,72 @@
+//! What `send` and `watch` share: a connection of an order service or a reconciler, and result events as they read them.
+
+use super::Failure;
+use crate::{
+    amqp::{connect, topology::Names},
+    settings::{Amqp, Settings},
+};
+use lapin::{
+    Channel, Connection, Consumer,
+    options::{BasicConsumeOptions, QueueBindOptions, QueueDeclareOptions},
+    types::FieldTable,
+};
+use serde_json::Value;
+use std::path::Path;
+
+/// A connection with a channel.
+pub struct Broker {
+    pub names: Names,
+    pub channel: Channel,
+    pub accounts: Vec<String>,
+    /// A channel lives as long as its connection.
+    _connection: Connection,
+}
+
+impl Broker {
+    pub async fn reach(config: Option<&Path>, prefix: Option<&str>, purpose: &str) -> Result<Self, Failure> {
+        let (amqp, accounts): (Amqp, _) = Settings::load_amqp(config)?;
+        let names = Names::new(prefix.unwrap_or(&amqp.prefix));
+        let connection = connect(&amqp, purpose).await?;
+        let channel = connection.create_channel().await?;
+        Ok(Self { names, channel, accounts, _connection: connection })
+    }
+
+    /// Events from now on with these routing keys, in a queue that goes with this connection.
+    pub async fn results(&self, routing_keys: &[String]) -> Result<Consumer, Failure> {
+        let options = QueueDeclareOptions { exclusive: true, auto_delete: true, ..Default::default() };
+        let queue = self.channel.queue_declare("".into(), options, FieldTable::default()).await?;
+        for key in routing_keys {
+            let (exchange, key) = (self.names.results().into(), key.as_str().into());
+            self.channel
+                .queue_bind(queue.name().clone(), exchange, key, QueueBindOptions::default(), FieldTable::default())
+                .await?;
+        }
+        let options = BasicConsumeOptions { no_ack: true, ..Default::default() };
+        Ok(self.channel.basic_consume(queue.name().clone(), "".into(), options, FieldTable::default()).await?)
+    }
+}
+
+/// A result event in one line.
+pub fn line(event: &Value) -> String {
+    let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
+    let data = &event["data"];
+    let said = match (data["responseCode"].as_str(), data["responseMessage"].as_str()) {
+        (Some(code), Some(message)) => format!("  {code} {message}"),
+        (Some(code), None) => format!("  {code}"),
+        _ => String::new(),
+    };
+    let violations = data["violations"].as_array().map_or(String::new(), |violations| {
+        violations.iter().map(|v| format!("  {}: {}", text(&v["field"]), text(&v["rule"]))).collect()
+    });
+    let effect = if data["mayHaveTakenEffect"] == true { "  may have taken effect" } else { "" };
+    format!(
+        "{}  {:12} {:10} {:22} {}  attempts {}, calls {}{said}{effect}{violations}",
+        text(&event["time"]),
+        text(&data["account"]),
+        text(&data["outcome"]),
+        text(&data["cause"]),
+        text(&data["jobId"]),
+        data["attempts"],
+        data["callsTotal"],
+    )
+}

@@ -1,0 +1,81 @@
+//! `topology`: shows, declares or checks the broker's objects.
+
+use super::Failure;
+use crate::{
+    amqp::{
+        connect,
+        topology::{self, Argument, Names, Object, kind_name},
+    },
+    settings::Settings,
+};
+use clap::{Args, Subcommand, ValueEnum};
+
+#[derive(Args)]
+pub struct Arguments {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Make what is missing. What exists with other arguments is told, never changed.
+    Declare,
+    /// Print what there should be. Needs no broker.
+    Show {
+        #[arg(long, value_enum, default_value = "text")]
+        format: Format,
+        /// The virtual host, for `definitions`.
+        #[arg(long, default_value = "/")]
+        vhost: String,
+    },
+    /// Say what is missing on the broker, or differs.
+    Verify,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Format {
+    Text,
+    /// For `rabbitmqctl import_definitions`.
+    Definitions,
+}
+
+pub async fn run(settings: &Settings, arguments: Arguments) -> Result<(), Failure> {
+    let objects =
+        topology::objects(&Names::new(&settings.amqp.prefix), &settings.account_names(), settings.results_log);
+    let problems = match arguments.action {
+        Action::Show { format: Format::Text, .. } => {
+            objects.iter().for_each(|object| println!("{}", line(object)));
+            return Ok(());
+        }
+        Action::Show { format: Format::Definitions, vhost } => {
+            println!("{:#}", topology::definitions(&objects, &vhost));
+            return Ok(());
+        }
+        Action::Declare => topology::declare(&connect(&settings.amqp, "topology").await?, &objects).await?,
+        Action::Verify => topology::verify(&connect(&settings.amqp, "topology").await?, &objects).await?,
+    };
+    if problems.is_empty() {
+        println!("{} objects are as they should be", objects.len());
+        Ok(())
+    } else {
+        Err(Failure::No(problems.join("\n")))
+    }
+}
+
+fn line(object: &Object) -> String {
+    let list = |arguments: &[(&'static str, Argument)]| {
+        arguments.iter().map(|(name, value)| format!(" {name}={}", serde_json::Value::from(value))).collect::<String>()
+    };
+    match object {
+        Object::Exchange { name, kind, internal, arguments } => {
+            format!(
+                "exchange {name} {}{}{}",
+                kind_name(kind),
+                if *internal { " internal" } else { "" },
+                list(arguments)
+            )
+        }
+        Object::Queue { name, arguments } => format!("queue    {name}{}", list(arguments)),
+        Object::Binding { from, to, routing_key, .. } => format!("binding  {from} -> {to} {routing_key:?}"),
+    }
+}

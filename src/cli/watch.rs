@@ -1,0 +1,111 @@
+//! `watch`: follows the result events, or replays the log of them.
+
+use super::{
+    Failure,
+    broker::{self, Broker},
+};
+use chrono::{DateTime, TimeDelta, Utc};
+use clap::Args;
+use futures_util::StreamExt;
+use lapin::{
+    Consumer,
+    options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions},
+    types::{AMQPValue, FieldTable},
+};
+use serde_json::Value;
+use std::path::Path;
+
+#[derive(Args)]
+pub struct Arguments {
+    /// Only this account's events.
+    #[arg(long)]
+    account: Option<String>,
+    /// Only events with this outcome.
+    #[arg(long)]
+    outcome: Option<String>,
+    /// Begin with the log's events of this age: 90s, 15m, 2h, 3d.
+    #[arg(long, value_parser = age, value_name = "AGE")]
+    since: Option<TimeDelta>,
+    /// The events as they are, one a line.
+    #[arg(long)]
+    json: bool,
+    /// End after this many events.
+    #[arg(long, value_name = "N")]
+    count: Option<u64>,
+    /// Names on the broker begin with this.
+    #[arg(long)]
+    prefix: Option<String>,
+}
+
+pub async fn run(config: Option<&Path>, arguments: Arguments) -> Result<(), Failure> {
+    let broker = Broker::reach(config, arguments.prefix.as_deref(), "watch").await?;
+    let part = |part: &Option<String>| part.clone().unwrap_or_else(|| "*".into());
+    let since = arguments.since.map(|age| Utc::now() - age);
+    let mut events = match since {
+        Some(since) => replay(&broker, since).await?,
+        None => broker.results(&[format!("{}.{}", part(&arguments.account), part(&arguments.outcome))]).await?,
+    };
+    let mut left = arguments.count.unwrap_or(u64::MAX);
+    while left > 0 {
+        let Some(delivery) = events.next().await else {
+            return Err(Failure::Unavailable("the broker ended the connection".into()));
+        };
+        let delivery = delivery?;
+        if since.is_some() && !delivery.acker.ack(BasicAckOptions::default()).await? {
+            return Err(Failure::Unavailable("the connection is lost".into()));
+        }
+        let Ok(event) = serde_json::from_slice::<Value>(&delivery.data) else {
+            eprintln!("a message of {} bytes that is no event", delivery.data.len());
+            continue;
+        };
+        if !wanted(&event, &arguments, since) {
+            continue;
+        }
+        left -= 1;
+        let line =
+            if arguments.json { String::from_utf8_lossy(&delivery.data).into_owned() } else { broker::line(&event) };
+        if !print(&line) {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+/// The log is a stream: it is read from a second on, by chunks, so that earlier events can come first.
+async fn replay(broker: &Broker, since: DateTime<Utc>) -> Result<Consumer, Failure> {
+    broker.channel.basic_qos(500, BasicQosOptions::default()).await?;
+    let mut offset = FieldTable::default();
+    let seconds = u64::try_from(since.timestamp()).unwrap_or_default();
+    offset.insert("x-stream-offset".into(), AMQPValue::Timestamp(seconds));
+    let queue = broker.names.results_log();
+    Ok(broker.channel.basic_consume(queue.into(), "".into(), BasicConsumeOptions::default(), offset).await?)
+}
+
+fn wanted(event: &Value, arguments: &Arguments, since: Option<DateTime<Utc>>) -> bool {
+    let is = |wanted: &Option<String>, field: &str| {
+        wanted.as_ref().is_none_or(|wanted| event["data"][field] == wanted.as_str())
+    };
+    let time = event["time"].as_str().and_then(|time| DateTime::parse_from_rfc3339(time).ok());
+    let young = since.is_none_or(|since| time.is_none_or(|time| time >= since));
+    young && is(&arguments.account, "account") && is(&arguments.outcome, "outcome")
+}
+
+/// False when nobody reads any more, as behind `| head`.
+pub fn print(line: &str) -> bool {
+    use std::io::Write;
+    writeln!(std::io::stdout(), "{line}").is_ok()
+}
+
+fn age(text: &str) -> Result<TimeDelta, String> {
+    let wrong = || format!("{text:?} is no age: write 90s, 15m, 2h or 3d");
+    let (number, unit) = text.split_at(text.len().saturating_sub(1));
+    let number: i64 = number.parse().map_err(|_| wrong())?;
+    let seconds = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 86_400,
+        _ => return Err(wrong()),
+    };
+    number.checked_mul(seconds).and_then(TimeDelta::try_seconds).ok_or_else(wrong)
+}
