@@ -2,6 +2,7 @@
 
 mod broker;
 mod run;
+mod sandbox;
 mod send;
 mod topology;
 mod watch;
@@ -30,6 +31,8 @@ enum Command {
     Run,
     /// The worker's exchanges, queues and bindings on the broker.
     Topology(topology::Arguments),
+    /// Play the providers, to try things with: checks signatures, tokens and fields as they do, and fails on request.
+    Sandbox(sandbox::Arguments),
     /// Publish cancel commands, as an order service would.
     Send(Box<send::Arguments>),
     /// Follow the result events, or replay the log of them.
@@ -103,6 +106,7 @@ pub async fn main() -> ExitCode {
             Ok(settings) => topology::run(&settings, arguments).await,
             Err(failure) => Err(failure),
         },
+        Command::Sandbox(arguments) => sandbox::run(config, arguments).await,
         Command::Send(arguments) => send::run(config, *arguments).await,
         Command::Watch(arguments) => watch::run(config, arguments).await,
     };

@@ -44,5 +44,6 @@ pub mod amqp;
 pub mod settings;
 pub mod shutdown;
 pub mod telemetry;
-// The command line.
+// A provider to try things with, and the command line.
 pub mod cli;
+pub mod sandbox;

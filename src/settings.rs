@@ -177,6 +177,21 @@ impl Settings {
         }
     }
 
+    /// Only the accounts, for whoever needs no broker.
+    ///
+    /// # Errors
+    /// Every problem there is.
+    pub fn load_accounts(path: &Path) -> Result<Vec<Arc<Account>>, SettingsError> {
+        let (text, environment) = (read_file(path)?, environment());
+        let base = path.parent().unwrap_or(Path::new("."));
+        let mut reader = Reader { text: &text, environment: &environment, base, problems: Vec::new() };
+        let raw = Raw::read(&text, &environment).map_err(|problem| reader.problems.push(problem)).ok();
+        match raw.map(|raw| reader.accounts(raw.accounts, &raw.retry)) {
+            Some(accounts) if reader.problems.is_empty() => Ok(accounts),
+            _ => Err(SettingsError { place: path.display().to_string(), problems: reader.problems }),
+        }
+    }
+
     pub fn account_names(&self) -> Vec<String> {
         self.accounts.iter().map(|account| account.name.clone()).collect()
     }
@@ -210,15 +225,7 @@ struct Reader<'a> {
 impl Reader<'_> {
     fn settings(&mut self, raw: Raw) -> Option<Settings> {
         let amqp = self.amqp(raw.amqp);
-        let accounts: Vec<_> = raw
-            .accounts
-            .into_iter()
-            .filter_map(|(name, account)| self.account(name, account, &raw.retry))
-            .map(Arc::new)
-            .collect();
-        if accounts.is_empty() && self.problems.is_empty() {
-            self.problem("accounts", "there is no account: add a section [accounts.NAME]");
-        }
+        let accounts = self.accounts(raw.accounts, &raw.retry);
         if raw.http.listen.parse::<SocketAddr>().is_err() {
             self.problem("http.listen", "must be an address and a port, like 127.0.0.1:9464");
         }
@@ -233,6 +240,15 @@ impl Reader<'_> {
             grace: Duration::from_millis(raw.worker.grace_ms),
             accounts,
         })
+    }
+
+    fn accounts(&mut self, raw: BTreeMap<String, RawAccount>, retry: &RawRetry) -> Vec<Arc<Account>> {
+        let accounts: Vec<_> =
+            raw.into_iter().filter_map(|(name, account)| self.account(name, account, retry)).map(Arc::new).collect();
+        if accounts.is_empty() && self.problems.is_empty() {
+            self.problem("accounts", "there is no account: add a section [accounts.NAME]");
+        }
+        accounts
     }
 
     fn amqp(&mut self, raw: RawAmqp) -> Option<Amqp> {

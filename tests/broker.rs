@@ -1,0 +1,520 @@
+//! The worker and a real RabbitMQ: the topology, what publishers can do to it, and how the worker stops.
+
+mod support;
+
+use lapin::{
+    BasicProperties,
+    options::*,
+    types::{AMQPValue, FieldTable},
+};
+use qris_cancel_worker::sandbox;
+use serde_json::{Value, json};
+use std::time::{Duration, Instant};
+use support::*;
+
+const SOON: Duration = Duration::from_secs(15);
+
+fn calm() -> sandbox::Options {
+    sandbox::Options::default()
+}
+
+/// The parked copies of a place, by job id.
+async fn parked(client: &Client) -> Vec<(String, BasicProperties, Vec<u8>)> {
+    let messages = client.drain(&client.names.parked()).await;
+    messages
+        .into_iter()
+        .map(|message| {
+            let body: Value = serde_json::from_slice(&message.data).unwrap_or_default();
+            (body["jobId"].as_str().unwrap_or_default().to_owned(), message.properties.clone(), message.data.clone())
+        })
+        .collect()
+}
+
+fn header(properties: &BasicProperties, name: &str) -> Option<AMQPValue> {
+    properties.headers().as_ref()?.inner().get(name).cloned()
+}
+
+#[tokio::test]
+async fn a_command_is_cancelled_and_its_event_says_so() {
+    let place = Place::new(Broker::shared(), calm()).await;
+    let mut worker = place.worker().await;
+    let client = place.client().await;
+    let mut events = client.collect().await;
+    for account in ["ifortepay", "bnc"] {
+        let command = json!({ "jobId": format!("job-{account}"), "originalReferenceNo": "R1", "originalPartnerReferenceNo": "P-R1",
+            "reason": "customer left", "metadata": { "order": 7, "price": 1.10 } });
+        let properties = persistent()
+            .with_correlation_id("corr".into())
+            .with_headers(headers(&[("traceparent", text(&"0".repeat(55)))]));
+        assert!(
+            client.publish_raw(&client.names.commands(), account, command.to_string().as_bytes(), properties).await
+        );
+    }
+    for (properties, event) in events.wait(2, SOON).await {
+        let data = &event["data"];
+        assert_eq!((&data["outcome"], &data["cause"]), (&json!("canceled"), &json!("canceled")), "{event}");
+        assert_eq!(event["type"], "qris.cancel.canceled.v1");
+        assert_eq!(event["source"], format!("/qris-cancel/{}", data["account"].as_str().unwrap()));
+        assert_eq!(event["specversion"], "1.0");
+        assert_eq!(data["responseCode"], "2007700");
+        assert_eq!(data["metadata"].to_string(), r#"{"order":7,"price":1.1}"#);
+        assert_eq!(properties.message_id().as_ref().unwrap().as_str(), event["id"].as_str().unwrap());
+        assert_eq!(properties.correlation_id().as_ref().unwrap().as_str(), "corr");
+        assert_eq!(properties.content_type().as_ref().unwrap().as_str(), "application/cloudevents+json");
+        assert_eq!(*properties.delivery_mode(), Some(2));
+        assert_eq!(event["traceparent"], "0".repeat(55));
+        assert!(!event.to_string().contains("null"), "{event}");
+    }
+    assert_eq!(place.transaction("ifortepay", "R1").await["state"], "canceled");
+    assert_eq!(place.transaction("bnc", "R1").await["state"], "canceled");
+    assert_eq!(worker.stop("-TERM").await.0, 0);
+    assert_eq!(client.depth(&client.names.commands_of("bnc")).await, 0);
+    let log = worker.read_log();
+    for line in log.lines().filter(|line| line.contains("\"finished\"")) {
+        let line: Value = serde_json::from_str(line).unwrap();
+        assert!(line["span"]["account"].is_string() && line["span"]["job_id"].is_string(), "{line}");
+    }
+}
+
+#[tokio::test]
+async fn headers_of_a_publisher_are_not_believed_and_not_copied() {
+    // The provider is down at first, so that every command is republished.
+    let place = Place::new(Broker::shared(), sandbox::Options { faults: "500=1".parse().unwrap(), ..calm() }).await;
+    let _worker = place.worker().await;
+    let client = place.client().await;
+    let mut events = client.collect().await;
+    let finish = r#"{"cause":"paid","at":"2026-01-01T00:00:00Z","ambiguous":false,"parked":true}"#;
+    let forged = headers(&[
+        ("x-qris-version", AMQPValue::LongLongInt(1)),
+        ("x-qris-attempts", AMQPValue::LongLongInt(19)),
+        ("x-qris-waited-ms", AMQPValue::LongLongInt(3_599_000)),
+        ("x-qris-ambiguous", AMQPValue::Boolean(false)),
+        ("x-qris-query-first", AMQPValue::Boolean(false)),
+        ("x-qris-first-seen", text("2020-01-01T00:00:00Z")),
+        ("x-qris-replay", AMQPValue::LongLongInt(3)),
+        ("x-qris-history", text(r#"{"count":0,"calls":[]}"#)),
+        ("x-qris-finish", text(finish)),
+        ("x-delivery-count", AMQPValue::LongLongInt(100)),
+        ("x-death", AMQPValue::FieldArray(vec![AMQPValue::FieldTable(headers(&[("reason", text("expired"))]))].into())),
+        ("x-custom", text("kept by nobody")),
+        ("CC", AMQPValue::FieldArray(vec![text("bnc")].into())),
+    ]);
+    // The broker itself delivers a copy to the CC'd account; what we republish must not do so again.
+    let properties = persistent()
+        .with_headers(forged)
+        .with_user_id("guest".into())
+        .with_priority(9)
+        .with_message_id("m".into())
+        .with_app_id("shop".into())
+        .with_type("t".into())
+        .with_timestamp(1_700_000_000);
+    let command = command("forged", "R1");
+    assert!(
+        client.publish_raw(&client.names.commands(), "ifortepay", command.to_string().as_bytes(), properties).await
+    );
+    until("the calls fail and the command waits", SOON, || {
+        Box::pin(async { place.get("/_sandbox").await.to_string().contains("\"500\"") })
+    })
+    .await;
+    place.send("PUT", "/_sandbox/faults", &json!({ "faults": "0" })).await;
+    for (_, event) in events.wait(2, SOON).await {
+        assert_eq!(event["data"]["outcome"], "canceled", "{event}");
+        assert_eq!(event["data"]["replay"], 0);
+        assert!(event["data"]["attempts"].as_u64().unwrap() < 15, "{event}");
+        assert!(!event["data"]["receivedAt"].as_str().unwrap().starts_with("2020"));
+    }
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    events.read().await;
+    let mut accounts: Vec<_> = events.all.iter().map(|(_, event)| event["data"]["account"].as_str().unwrap()).collect();
+    accounts.sort_unstable();
+    assert_eq!(accounts, ["bnc", "ifortepay"], "a CC that is copied would multiply commands");
+}
+
+#[tokio::test]
+async fn a_retry_keeps_body_and_properties_and_nothing_else() {
+    let broker = Broker::shared();
+    let place = Place::at(broker, "http://127.0.0.1:9", "");
+    let mut worker = place.worker().await;
+    let client = place.client().await;
+    let body = format!(" {}\n", command("kept", "R1"));
+    let properties = persistent()
+        .with_message_id("m".into())
+        .with_correlation_id("c".into())
+        .with_reply_to("replies.x".into())
+        .with_app_id("shop".into())
+        .with_type("t".into())
+        .with_timestamp(1_700_000_000)
+        .with_priority(5)
+        .with_headers(headers(&[("x-death", text("forged")), ("tracestate", text("a=b"))]));
+    assert!(client.publish_raw(&client.names.commands(), "ifortepay", body.as_bytes(), properties).await);
+    worker.wait_for_log("waits for its next attempt", SOON).await;
+    worker.kill();
+    let queue = client.names.commands_of("ifortepay");
+    let back = consume_one(&client.channel, &queue, SOON).await.expect("the bucket releases it");
+    assert_eq!(back.data, body.as_bytes());
+    assert_eq!((back.exchange.as_str(), back.routing_key.as_str()), (client.names.due().as_str(), "ifortepay"));
+    let own = &back.properties;
+    let text_of = |value: &Option<lapin::types::ShortString>| value.as_ref().unwrap().as_str().to_owned();
+    let kept = [own.message_id(), own.correlation_id(), own.reply_to(), own.app_id(), own.kind(), own.content_type()]
+        .map(text_of);
+    assert_eq!(kept, ["m", "c", "replies.x", "shop", "t", "application/json"]);
+    assert_eq!((*own.timestamp(), *own.delivery_mode(), *own.priority()), (Some(1_700_000_000), Some(2), None));
+    assert_eq!(header(own, "tracestate"), Some(text("a=b")));
+    assert_eq!(header(own, "x-qris-attempts"), Some(AMQPValue::LongLongInt(1)));
+    assert_eq!(header(own, "x-qris-ambiguous"), Some(AMQPValue::Boolean(false)));
+    // Only the broker's own account of the bucket.
+    assert!(!format!("{:?}", header(own, "x-death")).contains("forged"));
+}
+
+#[tokio::test]
+async fn what_no_account_takes_is_told_and_parked() {
+    let place = Place::new(Broker::shared(), calm()).await;
+    let mut worker = place.worker().await;
+    let client = place.client().await;
+    let mut events = client.collect().await;
+    let names = &client.names;
+    assert!(client.publish("ifortpay", &command("typo", "R1")).await);
+    assert!(client.publish("Not.A.Name", &command("odd", "R2")).await);
+    assert!(client.publish_raw(&names.commands(), "", b"\xff\x00", persistent()).await);
+    let typo = events.of("typo", SOON).await;
+    assert_eq!((&typo["data"]["cause"], &typo["data"]["account"]), (&json!("unknown_account"), &json!("ifortpay")));
+    assert!(typo["data"]["violations"][0]["rule"].as_str().unwrap().contains("ifortpay"), "{typo}");
+    assert_eq!(events.of("odd", SOON).await["source"], "/qris-cancel/unknown");
+    events.wait(3, SOON).await;
+
+    // A publisher's expiration takes commands out of the queue while nobody works.
+    worker.kill();
+    let expiring = persistent().with_expiration("50".into());
+    assert!(client.publish_raw(&names.commands(), "bnc", command("late", "R3").to_string().as_bytes(), expiring).await);
+    until("the command expires", SOON, || Box::pin(async { client.depth(&names.strays()).await == 1 })).await;
+    let _worker = place.worker().await;
+    let late = events.of("late", SOON).await;
+    assert_eq!((&late["data"]["outcome"], &late["data"]["cause"]), (&json!("unresolved"), &json!("expired_in_queue")));
+    assert_eq!(late["data"]["account"], "bnc");
+
+    let parked = parked(&client).await;
+    let mut jobs: Vec<_> = parked.iter().map(|(job, ..)| job.as_str()).collect();
+    jobs.sort_unstable();
+    assert_eq!(jobs, ["", "late", "odd", "typo"]);
+    let (_, properties, _) = parked.iter().find(|(job, ..)| job == "late").unwrap();
+    assert_eq!(header(properties, "x-qris-cause"), Some(text("expired_in_queue")));
+    assert!(parked.iter().any(|(_, _, body)| body == b"\xff\x00"), "the bytes are kept whatever they were");
+    assert_eq!(place.get("/_sandbox/transactions").await, json!([]), "nothing reached a provider");
+}
+
+#[tokio::test]
+async fn a_hostile_reply_to_disturbs_nothing_and_an_allowed_one_is_answered() {
+    let place = Place::new(Broker::shared(), calm()).await;
+    let worker = place.worker().await;
+    let client = place.client().await;
+    let mut events = client.collect().await;
+    let names = client.names.clone();
+    let parked_queue = names.parked();
+    let hostile = [
+        "amq.rabbitmq.reply-to.nonsense",
+        "amq.rabbitmq.reply-to.g2gCZAA=",
+        &parked_queue,
+        "replies.missing",
+        "secret",
+        "",
+        &"x".repeat(255),
+    ];
+    for (at, reply_to) in hostile.iter().enumerate() {
+        let properties = persistent().with_reply_to((*reply_to).into());
+        let body = command(&format!("hostile-{at}"), &format!("R{at}")).to_string();
+        assert!(client.publish_raw(&names.commands(), "ifortepay", body.as_bytes(), properties).await);
+    }
+    for at in 0..hostile.len() {
+        assert_eq!(events.of(&format!("hostile-{at}"), SOON).await["data"]["outcome"], "canceled");
+    }
+    assert_eq!(client.depth(&parked_queue).await, 0);
+
+    let options = QueueDeclareOptions { exclusive: true, ..Default::default() };
+    client.channel.queue_declare("replies.mine".into(), options, FieldTable::default()).await.unwrap();
+    let direct = client.channel.basic_consume(
+        "amq.rabbitmq.reply-to".into(),
+        "".into(),
+        BasicConsumeOptions { no_ack: true, ..Default::default() },
+        FieldTable::default(),
+    );
+    let mut direct = direct.await.unwrap();
+    for (job, reply_to) in [("asked", "replies.mine"), ("direct", "amq.rabbitmq.reply-to")] {
+        let properties = persistent().with_reply_to(reply_to.into()).with_correlation_id("mine".into());
+        assert!(
+            client
+                .publish_raw(&names.commands(), "ifortepay", command(job, job).to_string().as_bytes(), properties)
+                .await
+        );
+    }
+    let answer = consume_one(&client.channel, "replies.mine", SOON).await.expect("an answer");
+    assert_eq!(answer.properties.correlation_id().as_ref().unwrap().as_str(), "mine");
+    assert_eq!(serde_json::from_slice::<Value>(&answer.data).unwrap()["data"]["jobId"], "asked");
+    use futures_util::StreamExt;
+    let answer = tokio::time::timeout(SOON, direct.next()).await.unwrap().unwrap().unwrap();
+    assert_eq!(serde_json::from_slice::<Value>(&answer.data).unwrap()["data"]["jobId"], "direct");
+    assert_eq!(worker.read_log().matches("\"consuming\"").count(), 1, "the session was disturbed");
+}
+
+#[tokio::test]
+async fn an_event_nobody_is_bound_for_is_kept_and_the_log_has_all() {
+    let place = Place::new(Broker::shared(), calm()).await;
+    let _worker = place.worker().await;
+    let client = place.client().await;
+    assert!(client.publish("ifortepay", &command("unheard", "R1")).await);
+    until("the event is kept", SOON, || Box::pin(async { client.depth(&client.names.unrouted()).await == 1 })).await;
+    let mut events = client.collect().await;
+    assert!(client.publish("ifortepay", &command("heard", "R2")).await);
+    events.of("heard", SOON).await;
+    assert_eq!(client.depth(&client.names.unrouted()).await, 1, "an event with a reader is not unrouted");
+    let output = place.command(&["watch", "--since", "1h", "--count", "2", "--json"]).output().unwrap();
+    let lines = String::from_utf8(output.stdout).unwrap();
+    let jobs: Vec<_> =
+        lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["data"]["jobId"].clone()).collect();
+    assert_eq!(jobs, ["unheard", "heard"], "{lines} {}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[tokio::test]
+async fn a_delay_is_never_short_and_less_than_doubled() {
+    let place = Place::at(Broker::shared(), "http://127.0.0.1:9", "");
+    assert!(place.command(&["topology", "declare"]).status().unwrap().success());
+    let client = place.client().await;
+    let queue = client.names.commands_of("ifortepay");
+    let mut sent = std::collections::BTreeMap::new();
+    let mut rng = fastrand::Rng::with_seed(7);
+    for at in 0..400 {
+        let delay = Duration::from_millis(rng.u64(250..4_000));
+        let (bucket, ms) = client.names.bucket_for(delay);
+        let properties = persistent().with_expiration(ms.to_string().into()).with_message_id(at.to_string().into());
+        // The clock starts before the publish: a message is not early because its confirm was late.
+        sent.insert(at.to_string(), (Instant::now(), delay));
+        assert!(client.publish_raw(&bucket, "ifortepay", b"{}", properties).await);
+    }
+    let options = BasicConsumeOptions { no_ack: true, ..Default::default() };
+    let mut consumer =
+        client.channel.basic_consume(queue.into(), "".into(), options, FieldTable::default()).await.unwrap();
+    use futures_util::StreamExt;
+    for _ in 0..sent.len() {
+        let delivery = tokio::time::timeout(SOON, consumer.next()).await.expect("all come back").unwrap().unwrap();
+        assert_eq!(
+            (delivery.exchange.as_str(), delivery.routing_key.as_str()),
+            (client.names.due().as_str(), "ifortepay")
+        );
+        let (begun, delay) = sent[delivery.properties.message_id().as_ref().unwrap().as_str()];
+        let took = begun.elapsed();
+        // A busy machine reads late; it never reads early.
+        assert!(took >= delay, "{delay:?} took {took:?}");
+        assert!(took < delay * 2 + Duration::from_millis(1500), "{delay:?} took {took:?}");
+    }
+}
+
+#[tokio::test]
+async fn nobody_can_publish_to_the_exchange_whose_headers_are_believed() {
+    let place = Place::at(Broker::shared(), "http://127.0.0.1:9", "");
+    assert!(place.command(&["topology", "declare"]).status().unwrap().success());
+    let client = place.client().await;
+    let published = client.channel.basic_publish(
+        client.names.due().into(),
+        "ifortepay".into(),
+        BasicPublishOptions::default(),
+        b"{}",
+        persistent(),
+    );
+    let refused = match published.await {
+        Ok(confirm) => confirm.await.err(),
+        Err(error) => Some(error),
+    };
+    assert!(refused.expect("the broker refuses").to_string().contains("ACCESS_REFUSED"));
+}
+
+#[tokio::test]
+async fn topology_is_declared_checked_and_told() {
+    let broker = Broker::shared();
+    let place = Place::at(broker, "http://127.0.0.1:9", "");
+    let run = |arguments: &[&str]| {
+        let output = place.command(arguments).output().unwrap();
+        (
+            output.status.code().unwrap(),
+            String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap(),
+        )
+    };
+    let (code, said) = run(&["topology", "verify"]);
+    assert_eq!(code, 1);
+    assert!(said.contains(&format!("queue {} is missing", place.names.parked())), "{said}");
+    let (code, shown) = run(&["topology", "show"]);
+    assert_eq!(code, 0);
+    assert!(shown.contains("internal") && shown.contains("x-message-ttl"), "{shown}");
+
+    // Told to check only, the worker names what is missing and stops.
+    let mut check_only = place.command(&["run"]);
+    let output = check_only.env("QRIS_CANCEL__AMQP__DECLARE", "false").output().unwrap();
+    assert_eq!(output.status.code(), Some(69));
+    assert!(String::from_utf8(output.stderr).unwrap().contains("is missing; make it with `topology declare`"));
+
+    assert_eq!(run(&["topology", "declare"]).0, 0);
+    assert_eq!(run(&["topology", "verify"]).0, 0);
+    assert_eq!(run(&["topology", "declare"]).0, 0, "declaring twice changes nothing");
+
+    // What exists with other arguments is told by name.
+    let client = place.client().await;
+    let queue = client.names.parked();
+    client.channel.queue_delete(queue.as_str().into(), QueueDeleteOptions::default()).await.unwrap();
+    let options = QueueDeclareOptions { durable: true, ..Default::default() };
+    let arguments = headers(&[("x-queue-type", text("quorum")), ("x-delivery-limit", AMQPValue::LongInt(20))]);
+    client.channel.queue_declare(queue.as_str().into(), options, arguments).await.unwrap();
+    let (code, said) = run(&["topology", "verify"]);
+    assert_eq!(code, 1);
+    assert!(said.contains(&queue) && said.contains("x-delivery-limit"), "{said}");
+
+    // The definitions that it shows can be imported, and are then as they should be.
+    let (_, definitions) = run(&["topology", "show", "--format", "definitions"]);
+    let own = Place::at(broker, "http://127.0.0.1:9", "");
+    let file = own.dir.path().join("definitions.json");
+    std::fs::write(&file, definitions.replace(&place.prefix, &own.prefix)).unwrap();
+    broker.ctl(&["import_definitions", file.to_str().unwrap()]);
+    let output = own.command(&["topology", "verify"]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[tokio::test]
+async fn a_redelivered_command_is_queried_before_it_is_cancelled() {
+    let place = Place::new(Broker::shared(), sandbox::Options { latency: Duration::from_millis(800), ..calm() }).await;
+    let mut worker = place.worker().await;
+    let client = place.client().await;
+    let mut events = client.collect().await;
+    assert!(client.publish("ifortepay", &command("killed", "R1")).await);
+    // The cancel reaches the provider, and the worker dies before it hears of it.
+    until("the cancel arrives", SOON, || {
+        Box::pin(async { place.get("/_sandbox/transactions").await[0]["calls"]["cancel"] == 1 })
+    })
+    .await;
+    worker.kill();
+    let _worker = place.worker().await;
+    let event = events.of("killed", SOON).await;
+    assert_eq!(event["data"]["outcome"], "canceled");
+    assert_eq!(event["data"]["calls"][0]["operation"], "query", "{event}");
+    assert_eq!(place.transaction("ifortepay", "R1").await["calls"]["cancel"], 1, "cancelled once only");
+}
+
+#[tokio::test]
+async fn a_stop_finishes_what_has_begun_and_hands_back_the_rest() {
+    for signal in ["-TERM", "-INT"] {
+        let more = "[accounts.slow]\nprofile = \"ifortepay\"\nbase_url = \"PROVIDER/slow\"\npartner_id = \"x\"\nmax_in_flight = 2\nprivate_key = { file = \"KEY\" }";
+        let options = sandbox::Options { latency: Duration::from_millis(600), ..calm() };
+        let place = place_with_slow(Broker::shared(), options, more).await;
+        let mut worker = place.worker().await;
+        let client = place.client().await;
+        let mut events = client.collect().await;
+        for at in 0..12 {
+            assert!(client.publish("slow", &command(&format!("job-{at}"), &format!("R{at}"))).await);
+        }
+        until("calls have begun", SOON, || {
+            Box::pin(async { !place.get("/_sandbox/transactions").await.as_array().unwrap().is_empty() })
+        })
+        .await;
+        let (code, took) = worker.stop(signal).await;
+        assert_eq!(code, 0, "{signal}");
+        assert!(took < Duration::from_secs(3), "{signal}: {took:?}");
+        events.read().await;
+        let told = events.all.len();
+        assert!((1..=6).contains(&told), "{signal}: {told} were finished");
+        let left = client.depth(&client.names.commands_of("slow")).await as usize;
+        assert_eq!(told + left, 12, "{signal}: nothing is lost, nothing is told twice");
+        let back = consume_one(&client.channel, &client.names.commands_of("slow"), SOON).await.unwrap();
+        assert!(back.data.starts_with(b"{"));
+    }
+}
+
+#[tokio::test]
+async fn what_runs_longer_than_the_grace_period_is_scheduled_as_ambiguous() {
+    let place =
+        Place::new(Broker::shared(), sandbox::Options { faults: "hang_after=1".parse().unwrap(), ..calm() }).await;
+    let more = "\n[accounts.ifortepay.retry]\ninitial_ms = 3_000\nmax_ms = 3_000\n";
+    let text = read(&place.config)
+        .replace("timeout_ms = 2_000", "timeout_ms = 30_000")
+        .replace("grace_ms = 2_000", "grace_ms = 300")
+        + more;
+    std::fs::write(&place.config, text).unwrap();
+    let mut worker = place.worker().await;
+    let client = place.client().await;
+    let mut events = client.collect().await;
+    assert!(client.publish("ifortepay", &command("hanging", "R1")).await);
+    until("the cancel arrives", SOON, || {
+        Box::pin(async { place.get("/_sandbox/transactions").await[0]["calls"]["cancel"] == 1 })
+    })
+    .await;
+    let (code, took) = worker.stop("-TERM").await;
+    assert_eq!(code, 0);
+    assert!(took < Duration::from_secs(4), "{took:?}");
+    assert_eq!(client.depth(&client.names.commands_of("ifortepay")).await, 0, "it waits in a bucket, acknowledged");
+    place.send("PUT", "/_sandbox/faults", &json!({ "faults": "0" })).await;
+    let _worker = place.worker().await;
+    let event = events.of("hanging", SOON).await;
+    let operations: Vec<_> =
+        event["data"]["calls"].as_array().unwrap().iter().map(|call| call["operation"].as_str().unwrap()).collect();
+    assert_eq!(
+        (&event["data"]["outcome"], operations.as_slice()),
+        (&json!("canceled"), ["cancel", "query"].as_slice()),
+        "{event}"
+    );
+    assert_eq!(event["data"]["calls"][0]["error"], "interrupted");
+    assert_eq!(event["data"]["attempts"], 1, "a stop of ours is no attempt: {event}");
+}
+
+#[tokio::test]
+async fn a_refused_event_travels_as_decided_and_the_provider_is_not_asked_again() {
+    let place = Place::new(Broker::shared(), calm()).await;
+    let worker = place.worker().await;
+    let client = place.client().await;
+    // A reader's queue that is full and refuses makes the broker refuse the event.
+    let options = QueueDeclareOptions { durable: true, ..Default::default() };
+    let full = headers(&[("x-max-length", AMQPValue::LongInt(1)), ("x-overflow", text("reject-publish"))]);
+    client.channel.queue_declare(format!("full.{}", place.prefix).into(), options, full).await.unwrap();
+    let (queue, results) = (format!("full.{}", place.prefix), client.names.results());
+    client
+        .channel
+        .queue_bind(
+            queue.as_str().into(),
+            results.as_str().into(),
+            "#".into(),
+            QueueBindOptions::default(),
+            FieldTable::default(),
+        )
+        .await
+        .unwrap();
+    assert!(client.publish_raw(&results, "x", b"filler", persistent()).await);
+    assert!(client.publish("ifortepay", &command("refused-event", "R1")).await);
+    worker.wait_for_log("will be told again", SOON).await;
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    let mut events = client.collect().await;
+    client.channel.queue_delete(queue.as_str().into(), QueueDeleteOptions::default()).await.unwrap();
+    let event = events.of("refused-event", SOON).await;
+    assert_eq!(event["data"]["outcome"], "canceled");
+    let calls = place.transaction("ifortepay", "R1").await["calls"].clone();
+    assert_eq!((calls["cancel"].as_u64(), calls["query"].as_u64()), (Some(1), Some(0)));
+    assert_eq!(worker.read_log().matches("\"consuming\"").count(), 1);
+}
+
+#[tokio::test]
+async fn headers_of_another_version_wait_for_a_worker_that_reads_them() {
+    let place = Place::new(Broker::shared(), calm()).await;
+    let worker = place.worker().await;
+    let client = place.client().await;
+    let mut events = client.collect().await;
+    let newer = headers(&[("x-qris-version", AMQPValue::LongLongInt(2)), ("x-qris-new", text("x"))]);
+    let (bucket, ms) = client.names.bucket_for(Duration::from_millis(250));
+    let properties = persistent().with_headers(newer).with_expiration(ms.to_string().into());
+    assert!(client.publish_raw(&bucket, "ifortepay", command("newer", "R1").to_string().as_bytes(), properties).await);
+    worker.wait_for_log("another version", SOON).await;
+    let (waiting, _) = client.names.bucket_for(Duration::from_secs(30));
+    until("it waits again", SOON, || Box::pin(async { client.depth(&waiting).await == 1 })).await;
+    events.read().await;
+    assert_eq!(events.all.len(), 0);
+    let kept = client.drain(&waiting).await;
+    assert_eq!(header(&kept[0].properties, "x-qris-version"), Some(AMQPValue::LongLongInt(2)));
+    assert_eq!(header(&kept[0].properties, "x-qris-new"), Some(text("x")));
+}
+
+async fn place_with_slow(broker: &Broker, options: sandbox::Options, more: &str) -> Place {
+    // The sandbox's address is not known before it listens, so the account names it by the one of its neighbour.
+    Place::with_more(broker, options, |provider| more.replace("PROVIDER", provider).replace("KEY", KEY)).await
+}

@@ -1,0 +1,479 @@
+//! What the tests that need a broker share: a private RabbitMQ, the real worker as a process, the sandbox, and a client that
+//! publishes and reads as order services and reconcilers do.
+#![allow(
+    dead_code,
+    clippy::disallowed_methods,
+    reason = "each test binary uses a part of it; tests read their environment"
+)]
+
+use futures_util::{StreamExt, future::BoxFuture};
+use lapin::{
+    BasicProperties, Channel, Connection, ConnectionProperties,
+    message::BasicGetMessage,
+    options::*,
+    types::{AMQPValue, FieldTable},
+};
+use qris_cancel_worker::{amqp::topology::Names, sandbox, settings::Settings};
+use serde_json::{Value, json};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::OnceLock,
+    time::{Duration, Instant},
+};
+
+pub const KEY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/vectors/midtrans-public-sample-key.pem");
+const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/rabbitmq");
+
+/// A private broker.
+pub struct Broker {
+    dir: PathBuf,
+    pub url: String,
+}
+
+impl Broker {
+    /// One for all tests of this binary, who must not disturb it. It goes when the test process does.
+    pub fn shared() -> &'static Self {
+        static SHARED: OnceLock<Broker> = OnceLock::new();
+        SHARED.get_or_init(|| Self::start_new(&[]))
+    }
+
+    /// One for a test that does something to it.
+    pub fn own() -> OwnBroker {
+        OwnBroker(Self::start_new(&[]))
+    }
+
+    fn start_new(environment: &[(&str, &str)]) -> Self {
+        script(&["ensure"], environment);
+        let dir = std::env::temp_dir().join(format!("qris-test-{}-{:08x}", std::process::id(), fastrand::u32(..)));
+        let url = script(&["start", dir.to_str().unwrap()], environment);
+        // A test process can be killed: somebody else has to clean up then.
+        let wait_and_clean = "while kill -0 \"$1\" 2>/dev/null; do sleep 0.5; done; exec \"$2\" clean \"$3\"";
+        Command::new("setsid")
+            .args(["bash", "-c", wait_and_clean, "cleaner", &std::process::id().to_string(), SCRIPT])
+            .arg(&dir)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("setsid starts");
+        Self { dir, url: url.trim().to_owned() }
+    }
+
+    fn tell(&self, what: &str) -> String {
+        script(&[what, self.dir.to_str().unwrap()], &[])
+    }
+
+    pub fn kill(&self) {
+        self.tell("kill");
+    }
+
+    pub fn stop(&self) {
+        self.tell("stop");
+    }
+
+    pub fn start_again(&self) {
+        self.tell("start");
+    }
+
+    pub fn freeze(&self) {
+        self.tell("freeze");
+    }
+
+    pub fn thaw(&self) {
+        self.tell("thaw");
+    }
+
+    pub fn ctl(&self, arguments: &[&str]) -> String {
+        let mut all = vec!["ctl", self.dir.to_str().unwrap()];
+        all.extend(arguments);
+        script(&all, &[])
+    }
+}
+
+/// A broker that is cleaned up when the test is done with it.
+pub struct OwnBroker(Broker);
+
+impl std::ops::Deref for OwnBroker {
+    type Target = Broker;
+
+    fn deref(&self) -> &Broker {
+        &self.0
+    }
+}
+
+impl Drop for OwnBroker {
+    fn drop(&mut self) {
+        self.0.tell("clean");
+    }
+}
+
+fn script(arguments: &[&str], environment: &[(&str, &str)]) -> String {
+    let mut command = Command::new(SCRIPT);
+    let output = command
+        .args(arguments)
+        .envs(environment.iter().copied())
+        .stdin(Stdio::null())
+        .output()
+        .expect("scripts/rabbitmq runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "scripts/rabbitmq {arguments:?}: {}\n{said}", output.status);
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// One test's corner: a prefix of its own on a broker, a settings file, a sandbox.
+pub struct Place {
+    pub dir: tempfile::TempDir,
+    pub url: String,
+    pub names: Names,
+    pub prefix: String,
+    pub config: PathBuf,
+    pub provider: String,
+}
+
+/// The settings of a test: two accounts, short waits.
+pub fn settings(prefix: &str, provider: &str, more: &str) -> String {
+    format!(
+        r#"
+[amqp]
+url = {{ env = "AMQP_URL" }}
+prefix = "{prefix}"
+confirm_timeout_ms = 5_000
+reply_to_allow = ["replies.*"]
+
+[log]
+level = "debug"
+
+[worker]
+grace_ms = 2_000
+
+[retry]
+initial_ms = 250
+max_ms = 1_000
+max_attempts = 20
+pending_ms = 2_500
+cut_off_initial_ms = 250
+
+[accounts.ifortepay]
+profile = "ifortepay"
+base_url = "{provider}/ifortepay"
+partner_id = "IFP2024067944"
+private_key = {{ file = "{KEY}" }}
+timeout_ms = 2_000
+connect_timeout_ms = 1_000
+
+[accounts.bnc]
+profile = "bnc"
+base_url = "{provider}/bnc"
+cancel_path = "/made-up/qr-mpm-cancel"
+query_path = "/made-up/qr-mpm-query"
+client_key = "client"
+partner_id = "82150823919040624621823174737537"
+private_key = {{ file = "{KEY}" }}
+origin = "www.example.co.id"
+merchant_id = "000123456789"
+timeout_ms = 2_000
+connect_timeout_ms = 1_000
+
+{more}
+"#
+    )
+}
+
+impl Place {
+    /// With a sandbox that answers in this process.
+    pub async fn new(broker: &Broker, options: sandbox::Options) -> Self {
+        Self::with_more(broker, options, |_| String::new()).await
+    }
+
+    /// With more accounts, which are written once the sandbox's address is known.
+    pub async fn with_more(broker: &Broker, options: sandbox::Options, more: impl Fn(&str) -> String) -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let provider = format!("http://{}", listener.local_addr().unwrap());
+        let place = Self::at(broker, &provider, &more(&provider));
+        let environment = BTreeMap::from([("AMQP_URL".to_owned(), place.url.clone())]);
+        let text = std::fs::read_to_string(&place.config).unwrap();
+        let settings =
+            Settings::read("worker.toml", &text, &environment, place.dir.path()).unwrap_or_else(|e| panic!("{e}"));
+        let partners =
+            settings.accounts.iter().map(|account| (account.name.clone(), account.partner.clone())).collect();
+        tokio::spawn(sandbox::serve(listener, partners, options, std::future::pending()));
+        place
+    }
+
+    /// With a provider that the test brings.
+    pub fn at(broker: &Broker, provider: &str, more: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let prefix = format!("t{:08x}.cancel", fastrand::u32(..));
+        let config = dir.path().join("worker.toml");
+        std::fs::write(&config, settings(&prefix, provider, more)).unwrap();
+        Self { dir, url: broker.url.clone(), names: Names::new(&prefix), prefix, config, provider: provider.to_owned() }
+    }
+
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_qris-cancel-worker"));
+        command.args(arguments).env("AMQP_URL", &self.url).env("QRIS_CANCEL_CONFIG", &self.config).stdin(Stdio::null());
+        command
+    }
+
+    /// Starts the real worker, and waits until it consumes.
+    pub async fn worker(&self) -> Worker {
+        let worker = self.worker_unready();
+        worker.wait_for_log("\"consuming\"", Duration::from_secs(20)).await;
+        worker
+    }
+
+    pub fn worker_unready(&self) -> Worker {
+        let log = self.dir.path().join(format!("worker-{:08x}.log", fastrand::u32(..)));
+        let file = std::fs::File::create(&log).unwrap();
+        let child = self.command(&["run"]).stdout(Stdio::null()).stderr(file).spawn().unwrap();
+        Worker { child, log }
+    }
+
+    pub async fn client(&self) -> Client {
+        Client::connect(&self.url, self.names.clone()).await
+    }
+
+    /// What the sandbox knows of a transaction.
+    pub async fn transaction(&self, account: &str, reference: &str) -> Value {
+        let all = self.get(&format!("/_sandbox/transactions?account={account}")).await;
+        let found = all.as_array().unwrap().iter().find(|t| t["originalReferenceNo"] == reference);
+        found.unwrap_or_else(|| panic!("the sandbox has no {reference}: {all}")).clone()
+    }
+
+    pub async fn get(&self, path: &str) -> Value {
+        let body = http(&self.provider, "GET", path, "").await;
+        serde_json::from_str(&body).unwrap_or_else(|e| panic!("{path}: {e}: {body}"))
+    }
+
+    pub async fn send(&self, method: &str, path: &str, body: &Value) {
+        http(&self.provider, method, path, &body.to_string()).await;
+    }
+}
+
+async fn http(provider: &str, method: &str, path: &str, body: &str) -> String {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let host = provider.strip_prefix("http://").unwrap();
+    let mut stream = tokio::net::TcpStream::connect(host).await.unwrap();
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.unwrap();
+    let answer = String::from_utf8(answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(head.starts_with("HTTP/1.1 2"), "{method} {path}: {answer}");
+    if head.to_ascii_lowercase().contains("transfer-encoding: chunked") { dechunk(body) } else { body.to_owned() }
+}
+
+fn dechunk(mut rest: &str) -> String {
+    let mut body = String::new();
+    while let Some((size, after)) = rest.split_once("\r\n") {
+        let size = usize::from_str_radix(size.trim(), 16).unwrap();
+        body.push_str(&after[..size]);
+        rest = after[size..].trim_start_matches("\r\n");
+        if size == 0 {
+            break;
+        }
+    }
+    body
+}
+
+/// The real worker as a process. It does not outlive the test.
+pub struct Worker {
+    pub child: Child,
+    pub log: PathBuf,
+}
+
+impl Worker {
+    pub async fn wait_for_log(&self, text: &str, limit: Duration) {
+        let begun = Instant::now();
+        while !self.read_log().contains(text) {
+            assert!(begun.elapsed() < limit, "no {text:?} in the worker's log:\n{}", self.read_log());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    pub fn read_log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap()
+    }
+
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    pub fn signal(&self, signal: &str) {
+        let sent = Command::new("kill").args([signal, &self.child.id().to_string()]).status().unwrap();
+        assert!(sent.success());
+    }
+
+    /// Asks it to stop, and waits until it has: its exit code and how long it took.
+    pub async fn stop(&mut self, signal: &str) -> (i32, Duration) {
+        self.signal(signal);
+        let begun = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return (status.code().unwrap_or(-1), begun.elapsed());
+            }
+            assert!(begun.elapsed() < Duration::from_secs(60), "the worker does not stop:\n{}", self.read_log());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        if self.child.try_wait().ok().flatten().is_none() {
+            self.kill();
+        }
+        if std::thread::panicking() {
+            let log = self.read_log();
+            let tail: Vec<_> = log.lines().rev().take(40).collect();
+            eprintln!("--- the worker's last lines\n{}", tail.into_iter().rev().collect::<Vec<_>>().join("\n"));
+        }
+    }
+}
+
+/// A publisher and reader.
+pub struct Client {
+    pub connection: Connection,
+    pub channel: Channel,
+    pub names: Names,
+}
+
+pub fn command(job: &str, reference: &str) -> Value {
+    json!({ "jobId": job, "originalReferenceNo": reference, "originalPartnerReferenceNo": format!("P-{reference}"), "reason": "customer left" })
+}
+
+impl Client {
+    pub async fn connect(url: &str, names: Names) -> Self {
+        let connection =
+            Connection::connect(url, ConnectionProperties::default()).await.expect("the broker lets us in");
+        let channel = connection.create_channel().await.unwrap();
+        channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
+        Self { connection, channel, names }
+    }
+
+    /// Publishes a command as an order service does; true if the broker confirmed it.
+    pub async fn publish(&self, account: &str, command: &Value) -> bool {
+        self.publish_raw(&self.names.commands(), account, command.to_string().as_bytes(), persistent()).await
+    }
+
+    pub async fn publish_raw(&self, exchange: &str, key: &str, body: &[u8], properties: BasicProperties) -> bool {
+        let published =
+            self.channel.basic_publish(exchange.into(), key.into(), BasicPublishOptions::default(), body, properties);
+        published.await.unwrap().await.unwrap().is_ack()
+    }
+
+    /// A queue with every event, before the worker publishes the first.
+    pub async fn collect(&self) -> Events {
+        let queue = format!("collector.{:08x}", fastrand::u32(..));
+        let options = QueueDeclareOptions { durable: true, ..Default::default() };
+        self.channel.queue_declare(queue.as_str().into(), options, FieldTable::default()).await.unwrap();
+        let (results, key) = (self.names.results().into(), "#".into());
+        self.channel
+            .queue_bind(queue.as_str().into(), results, key, QueueBindOptions::default(), FieldTable::default())
+            .await
+            .unwrap();
+        Events { channel: self.channel.clone(), queue, all: Vec::new() }
+    }
+
+    /// Takes everything out of a queue.
+    pub async fn drain(&self, queue: &str) -> Vec<BasicGetMessage> {
+        let mut messages = Vec::new();
+        while let Some(message) = self.channel.basic_get(queue.into(), BasicGetOptions { no_ack: true }).await.unwrap()
+        {
+            messages.push(message);
+        }
+        messages
+    }
+
+    pub async fn depth(&self, queue: &str) -> u32 {
+        let options = QueueDeclareOptions { passive: true, ..Default::default() };
+        self.channel.queue_declare(queue.into(), options, FieldTable::default()).await.unwrap().message_count()
+    }
+}
+
+pub fn persistent() -> BasicProperties {
+    BasicProperties::default().with_delivery_mode(2).with_content_type("application/json".into())
+}
+
+pub fn headers(pairs: &[(&str, AMQPValue)]) -> FieldTable {
+    let mut table = FieldTable::default();
+    for (name, value) in pairs {
+        table.insert((*name).into(), value.clone());
+    }
+    table
+}
+
+pub fn text(value: &str) -> AMQPValue {
+    AMQPValue::LongString(value.into())
+}
+
+/// The events that have come so far.
+pub struct Events {
+    channel: Channel,
+    queue: String,
+    pub all: Vec<(BasicProperties, Value)>,
+}
+
+impl Events {
+    /// Reads what is there now.
+    pub async fn read(&mut self) {
+        while let Some(message) =
+            self.channel.basic_get(self.queue.as_str().into(), BasicGetOptions { no_ack: true }).await.unwrap()
+        {
+            let event = serde_json::from_slice(&message.data).unwrap();
+            self.all.push((message.properties.clone(), event));
+        }
+    }
+
+    /// Waits until there are so many.
+    pub async fn wait(&mut self, count: usize, limit: Duration) -> &[(BasicProperties, Value)] {
+        let begun = Instant::now();
+        loop {
+            self.read().await;
+            if self.all.len() >= count {
+                return &self.all;
+            }
+            assert!(begun.elapsed() < limit, "{} of {count} events within {limit:?}: {:#?}", self.all.len(), self.all);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Waits for the first event of a job.
+    pub async fn of(&mut self, job: &str, limit: Duration) -> Value {
+        let begun = Instant::now();
+        loop {
+            self.read().await;
+            if let Some((_, event)) = self.all.iter().find(|(_, event)| event["data"]["jobId"] == job) {
+                return event.clone();
+            }
+            assert!(begun.elapsed() < limit, "no event of {job} within {limit:?}; there are {:#?}", self.all);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+/// Waits until something holds.
+pub async fn until<'a>(what: &str, limit: Duration, mut holds: impl FnMut() -> BoxFuture<'a, bool>) {
+    let begun = Instant::now();
+    while !holds().await {
+        assert!(begun.elapsed() < limit, "{what} did not come true within {limit:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+pub fn read(path: impl AsRef<Path>) -> String {
+    std::fs::read_to_string(path).unwrap()
+}
+
+pub async fn consume_one(channel: &Channel, queue: &str, limit: Duration) -> Option<lapin::message::Delivery> {
+    let options = BasicConsumeOptions { no_ack: true, ..Default::default() };
+    let mut consumer = channel.basic_consume(queue.into(), "".into(), options, FieldTable::default()).await.unwrap();
+    tokio::time::timeout(limit, consumer.next()).await.ok().flatten().map(Result::unwrap)
+}
