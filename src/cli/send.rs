@@ -122,37 +122,43 @@ async fn publish(broker: &Broker, commands: &[Outgoing]) -> Result<(), Failure> 
     Ok(())
 }
 
+/// Shows results as they come, then a table of them. A command that was published twice has two results to come.
 async fn wait(mut results: Consumer, mut waiting: BTreeMap<String, u32>, limit: Duration) -> Result<(), Failure> {
-    let mut outcomes: BTreeMap<String, u32> = BTreeMap::new();
+    let total: u32 = waiting.values().sum();
+    let mut endings: BTreeMap<(String, String), u32> = BTreeMap::new();
     let all_there = async {
+        let mut seen = 0;
         while !waiting.is_empty() {
             let Some(delivery) = results.next().await else {
                 return Err(Failure::Unavailable("the broker ended the connection".into()));
             };
             let event: Value = serde_json::from_slice(&delivery?.data).unwrap_or_default();
-            let job = event["data"]["jobId"].as_str().unwrap_or_default();
-            let Some(left) = waiting.get_mut(job) else { continue };
+            let text = |field: &str| event["data"][field].as_str().unwrap_or("-").to_owned();
+            let Some(left) = waiting.get_mut(&text("jobId")) else { continue };
             *left -= 1;
             if *left == 0 {
-                waiting.remove(job);
+                waiting.remove(&text("jobId"));
             }
-            *outcomes.entry(event["data"]["outcome"].as_str().unwrap_or("-").to_owned()).or_default() += 1;
-            if !print(&broker::line(&event)) {
+            seen += 1;
+            *endings.entry((text("outcome"), text("cause"))).or_default() += 1;
+            if !print(&format!("[{seen:>4}/{total}] {}", broker::line(&event))) {
                 return Ok(());
             }
         }
         Ok(())
     };
     let ended = tokio::time::timeout(limit, all_there).await;
-    let summary = outcomes.iter().map(|(outcome, count)| format!("{count} {outcome}")).collect::<Vec<_>>().join(", ");
-    eprintln!("{}", if summary.is_empty() { "no results" } else { &summary });
+    println!("\n{:12} {:28} {:>6}", "outcome", "cause", "count");
+    for ((outcome, cause), count) in &endings {
+        println!("{outcome:12} {cause:28} {count:>6}");
+    }
+    println!("{total} commands in, {} outcomes out", endings.values().sum::<u32>());
     match ended {
         Ok(ended) => ended,
-        Err(_) => Err(Failure::No(format!(
-            "no result within {} s for {} of the commands",
-            limit.as_secs(),
-            waiting.values().sum::<u32>()
-        ))),
+        Err(_) => {
+            let missing = waiting.values().sum::<u32>();
+            Err(Failure::No(format!("no result within {} s for {missing} of the commands", limit.as_secs())))
+        }
     }
 }
 

@@ -44,10 +44,11 @@ pub enum Delivery {
 }
 
 impl Delivery {
+    /// The response code that a patient caller can read.
     pub fn code(&self) -> Option<Code> {
         match self {
-            Self::Whole(answer) | Self::Dripping(answer) | Self::Truncated(answer) => answer.code,
-            Self::Late(_) | Self::Reset => None,
+            Self::Whole(answer) | Self::Dripping(answer) => answer.code,
+            Self::Truncated(_) | Self::Late(_) | Self::Reset => None,
         }
     }
 }
@@ -112,6 +113,7 @@ impl Answer {
             if rest.is_empty() {
                 return None;
             }
+            sleep(DRIP).await;
             Some((Ok::<_, io::Error>(rest.split_to(1)), rest))
         });
         self.response(Body::from_stream(drops))

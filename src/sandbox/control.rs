@@ -28,6 +28,8 @@ struct Wanted {
     original_reference_no: Option<String>,
     original_partner_reference_no: Option<String>,
     state: State,
+    /// Only a transaction in this state is changed: a customer cannot pay a QR that is cancelled already.
+    only_if: Option<State>,
     amount: Option<Value>,
     #[serde(default)]
     not_found_for: u32,
@@ -127,14 +129,14 @@ fn set_transactions(sandbox: &Sandbox, body: &[u8]) -> Result<Answer, String> {
         if references.reference.is_none() && references.partner_reference.is_none() {
             return Err("originalReferenceNo or originalPartnerReferenceNo is needed".into());
         }
-        wanted.push((one.account, references, one.state, one.amount, one.not_found_for));
+        wanted.push((one.account, references, one.state, one.only_if, one.amount, one.not_found_for));
     }
     let (mut world, now) = (sandbox.world(), Utc::now());
     let set = wanted.len();
-    for (account, references, state, amount, not_found_for) in wanted {
+    for (account, references, state, only_if, amount, not_found_for) in wanted {
         let number = world.ledger.find(&account, &references);
         let number = number.unwrap_or_else(|| world.ledger.open(&account, &references, state, "control", now));
-        if let Some(transaction) = world.ledger.get(number) {
+        if let Some(transaction) = world.ledger.get(number).filter(|t| only_if.is_none_or(|only| only == t.state)) {
             transaction.change(state, "control", now);
             transaction.amount = amount.or(transaction.amount.take());
             transaction.not_found_for = not_found_for;

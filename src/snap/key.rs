@@ -108,7 +108,7 @@ mod tests {
     const PEM: &str = include_str!("../../tests/vectors/midtrans-public-sample-key.pem");
 
     fn der() -> Vec<u8> {
-        let base64: String = PEM.lines().filter(|line| !line.starts_with("-----")).collect();
+        let base64: String = PEM.lines().filter(|line| !line.starts_with(['-', '#'])).collect();
         STANDARD.decode(base64).unwrap()
     }
 

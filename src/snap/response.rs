@@ -203,7 +203,7 @@ mod tests {
         assert_eq!(read("99999999999999999999999999"), Some(3600));
         assert_eq!(read("Fri, 20 Nov 2026 00:01:00 GMT"), Some(60));
         assert_eq!(read("Thu, 19 Nov 2026 00:01:00 GMT"), Some(0));
-        assert_eq!(read("Fri, 20 Nov 2027 00:01:00 GMT"), Some(3600));
+        assert_eq!(read("Sat, 20 Nov 2027 00:01:00 GMT"), Some(3600));
         for nonsense in ["", "-1", "1.5", "soon", "2026-11-20"] {
             assert_eq!(read(nonsense), None, "{nonsense}");
         }

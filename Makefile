@@ -1,0 +1,20 @@
+# Everything that is needed is set up by the target that needs it.
+.PHONY: build demo test check
+
+build:
+	cargo build --release --locked
+
+# The main job from end to end, on this machine. KEEP=1 leaves it running; AMQP_URL=… uses that broker.
+demo: build
+	@scripts/demo
+
+# All tests. They start brokers of their own.
+test:
+	@scripts/rabbitmq ensure
+	cargo test --locked
+
+# What a change must pass beside the tests.
+check:
+	cargo fmt --all --check
+	cargo clippy --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --locked
