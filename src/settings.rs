@@ -313,6 +313,7 @@ impl Reader<'_> {
     }
 
     fn account(&mut self, name: String, raw: RawAccount, retry: &RawRetry) -> Option<Account> {
+        let before = self.problems.len();
         let section = format!("accounts.{name}");
         let key = |key: &str| format!("{section}.{key}");
         if !is_account_name(&name) {
@@ -392,9 +393,10 @@ impl Reader<'_> {
         let policy = self.policy(&section, retry, &raw.retry);
         let partner = Partner {
             mode,
-            base_url: base_url?,
-            token_base_url: token_base_url?,
-            cancel: cancel?,
+            // Whatever is missing was noted above; the rest is looked at all the same, so that every problem is told.
+            base_url: base_url.unwrap_or_default(),
+            token_base_url: token_base_url.unwrap_or_default(),
+            cancel: cancel.unwrap_or_else(|| Route { path: String::new(), signed_path: String::new() }),
             query,
             ids: Ids {
                 partner_id: raw.partner_id,
@@ -425,14 +427,15 @@ impl Reader<'_> {
             timeout: Duration::from_millis(raw.timeout_ms),
             min_tls: raw.min_tls,
         };
-        Some(Account {
+        let account = Account {
             name,
             partner: Arc::new(partner),
             client,
             policy,
             max_in_flight: raw.max_in_flight,
             confirm_cancel: raw.confirm_cancel,
-        })
+        };
+        (self.problems.len() == before).then_some(account)
     }
 
     fn policy(&mut self, section: &str, general: &RawRetry, own: &RawRetry) -> Policy {

@@ -518,3 +518,86 @@ async fn place_with_slow(broker: &Broker, options: sandbox::Options, more: &str)
     // The sandbox's address is not known before it listens, so the account names it by the one of its neighbour.
     Place::with_more(broker, options, |provider| more.replace("PROVIDER", provider).replace("KEY", KEY)).await
 }
+
+/// A user with no more than these permissions: its address.
+fn user(broker: &Broker, name: &str, configure: &str, write: &str, read: &str) -> String {
+    let name = format!("{name}{:08x}", fastrand::u32(..));
+    broker.ctl(&["add_user", &name, "pw"]);
+    broker.ctl(&["set_permissions", &name, configure, write, read]);
+    broker.url.replace("guest:guest", &format!("{name}:pw"))
+}
+
+#[tokio::test]
+async fn the_documented_permissions_are_enough_and_no_more_is_asked_for() {
+    let broker = Broker::shared();
+    let place = Place::new(broker, calm()).await;
+    assert!(place.command(&["topology", "declare"]).status().unwrap().success());
+    // As docs/PERMISSIONS.md has them, with this test's prefix.
+    let document = read(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/PERMISSIONS.md"));
+    let permissions = |who: &str| -> Vec<String> {
+        let line =
+            document.lines().find(|line| line.starts_with(&format!("rabbitmqctl set_permissions {who} "))).unwrap();
+        line.split('\'')
+            .skip(1)
+            .step_by(2)
+            .map(|part| part.replace("qris\\.cancel", &place.prefix.replace('.', "\\.")))
+            .collect()
+    };
+    let of = |who: &str| {
+        let permissions = permissions(who);
+        user(broker, who, &permissions[0], &permissions[1], &permissions[2])
+    };
+    let mut restricted = place.command(&["run"]);
+    let log = place.dir.path().join("restricted.log");
+    restricted.env("AMQP_URL", of("cancel-worker")).env("QRIS_CANCEL__AMQP__DECLARE", "false");
+    let child = restricted.stderr(std::fs::File::create(&log).unwrap()).spawn().unwrap();
+    let worker = Worker { child, log };
+    worker.wait_for_log("\"consuming\"", SOON).await;
+
+    let reader = Client::connect(&of("reconciliation"), place.names.clone()).await;
+    let queue = format!("reconciliation.{}", place.prefix);
+    let options = QueueDeclareOptions { durable: true, ..Default::default() };
+    reader.channel.queue_declare(queue.as_str().into(), options, FieldTable::default()).await.unwrap();
+    let results = place.names.results();
+    reader
+        .channel
+        .queue_bind(
+            queue.as_str().into(),
+            results.into(),
+            "#".into(),
+            QueueBindOptions::default(),
+            FieldTable::default(),
+        )
+        .await
+        .unwrap();
+
+    let publisher = Client::connect(&of("order-service"), place.names.clone()).await;
+    assert!(publisher.publish("ifortepay", &command("allowed", "R1")).await);
+    assert!(publisher.publish("bnc", &json!({ "jobId": "faulty" })).await);
+    assert!(publisher.publish("nobody", &command("stray", "R2")).await);
+    place.send("PUT", "/_sandbox/faults", &json!({ "faults": "500=1" })).await;
+    assert!(publisher.publish("bnc", &command("retried", "R3")).await);
+    worker.wait_for_log("waits for its next attempt", SOON).await;
+    place.send("PUT", "/_sandbox/faults", &json!({ "faults": "0" })).await;
+    let mut outcomes = std::collections::BTreeMap::new();
+    until("four events come", SOON, || Box::pin(async { reader.depth(&queue).await == 4 })).await;
+    for message in reader.drain(&queue).await {
+        let event: Value = serde_json::from_slice(&message.data).unwrap();
+        outcomes.insert(event["data"]["jobId"].as_str().unwrap().to_owned(), event["data"]["outcome"].clone());
+    }
+    let expected = json!({ "allowed": "canceled", "faulty": "invalid", "retried": "canceled", "stray": "invalid" });
+    assert_eq!(json!(outcomes), expected);
+    // A publisher may not reach past the commands exchange.
+    let past = publisher.channel.basic_publish(
+        place.names.parked().into(),
+        "x".into(),
+        BasicPublishOptions::default(),
+        b"{}",
+        persistent(),
+    );
+    let refused = match past.await {
+        Ok(confirm) => confirm.await.err(),
+        Err(error) => Some(error),
+    };
+    assert!(refused.unwrap().to_string().contains("ACCESS_REFUSED"));
+}
