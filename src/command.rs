@@ -95,8 +95,11 @@ impl CancelCommand {
     /// Every violation at once.
     pub fn read(bytes: &[u8], hints: Hints<'_>, terms: Terms<'_>) -> Result<Self, Rejection> {
         let mut reader = Reader::open(bytes, hints)?;
-        let command = reader.command(terms);
-        reader.close(command)
+        let members = reader.members.clone();
+        match reader.command(terms) {
+            Some(command) if reader.violations.is_empty() => Ok(command),
+            _ => Err(Reader { members, ..reader }.peek()),
+        }
     }
 
     /// The text of a field, if it is present.
@@ -161,6 +164,7 @@ impl<'a> Reader<'a> {
         })?;
         let mut violations: Vec<_> = duplicates
             .into_iter()
+            .take(MAX_VIOLATIONS)
             .map(|path| {
                 violation(&path, Cause::DuplicateKey, "this key stands twice in the same object; one of them must go")
             })
@@ -201,7 +205,7 @@ impl<'a> Reader<'a> {
             }
         }
         if !texts.iter().any(|(field, text)| field.name().starts_with("original") && !text.is_empty())
-            && self.violations.is_empty()
+            && !self.violations.iter().any(|violation| violation.field.starts_with("original"))
         {
             self.missing("originalReferenceNo");
         }
@@ -221,23 +225,6 @@ impl<'a> Reader<'a> {
             qr_expires_at,
             metadata,
         })
-    }
-
-    fn close(mut self, command: Option<CancelCommand>) -> Result<CancelCommand, Rejection> {
-        match command {
-            Some(command) if self.violations.is_empty() => Ok(command),
-            read => {
-                let mut rejection = self.peek();
-                if let Some(command) = read {
-                    rejection.job_id = Some(command.job_id);
-                    rejection.original_reference_no = command.texts.get(&CommandField::OriginalReferenceNo).cloned();
-                    rejection.original_partner_reference_no =
-                        command.texts.get(&CommandField::OriginalPartnerReferenceNo).cloned();
-                    rejection.metadata = command.metadata;
-                }
-                Err(rejection)
-            }
-        }
     }
 
     /// What an event can name of a command that is not sent.
@@ -464,7 +451,7 @@ fn text<'a>(bytes: &'a [u8], hints: Hints<'_>) -> Result<&'a str, Rejection> {
     }
     let charset =
         hints.content_type.and_then(|t| t.to_ascii_lowercase().split_once("charset=").map(|(_, c)| c.to_owned()));
-    if charset.is_some_and(|c| !["utf-8", "utf8", "us-ascii"].contains(&c.trim_matches(['"', ' ']))) {
+    if charset.is_some_and(|c| !["utf-8", "utf8", "us-ascii"].contains(&media_type(&c).trim_matches(['"', ' ']))) {
         return wrong("the content_type's charset must be UTF-8");
     }
     match std::str::from_utf8(bytes) {

@@ -145,7 +145,7 @@ impl<G: Gateway, O: Outbox, W: World> Pipeline<G, O, W> {
             }
         };
         // Whoever had it before may have sent a cancel.
-        progress.ambiguous |= message.redelivered;
+        progress.ambiguous |= message.redelivered || progress.replay > 0;
 
         let terms = Terms { profile: &self.partner.profile, defaults: &self.partner.merchant };
         let command = CancelCommand::read(&message.body, message.hints(), terms);
@@ -156,6 +156,10 @@ impl<G: Gateway, O: Outbox, W: World> Pipeline<G, O, W> {
             (Some(decided), _) => Step::Finish(decided),
             (None, _) if message.redelivered && message.delivery_count >= MAX_DELIVERIES => {
                 Step::Finish(self.finish(Cause::WorkerCrashed, &progress, None))
+            }
+            // Calls were made for it on other settings: "nothing was sent" would not be true.
+            (None, Err(_)) if progress.history.count > 0 => {
+                Step::Finish(self.finish(Cause::NoLongerValid, &progress, None))
             }
             (None, Err(rejection)) => {
                 Step::Finish(Finish { ambiguous: false, ..self.finish(rejection.cause(), &progress, None) })
@@ -246,19 +250,26 @@ impl<O: Outbox, W: World> Strays<O, W> {
     pub async fn handle(&self, message: &Message) -> Result<Ending, NotConfirmed> {
         let mut progress = match &message.carried {
             Carried::Progress(progress) => (**progress).clone(),
-            _ => Progress::new(message.received_at),
+            Carried::Nothing => Progress::new(message.received_at),
+            Carried::Foreign { .. } => {
+                self.outbox.postpone(message, FOREIGN_DELAY).await?;
+                return Ok(Ending::Postponed);
+            }
+            Carried::Damaged => Progress { ambiguous: true, ..Progress::new(message.received_at) },
         };
         let known = self.accounts.contains(&message.routing_key);
-        let cause = match message.origin {
-            Origin::DeadLettered(DeadLetter::Expired) => Cause::ExpiredInQueue,
-            Origin::DeadLettered(DeadLetter::Other) => Cause::WorkerCrashed,
+        let decided = progress.finish.as_ref().map(|finish| finish.cause);
+        let cause = match (decided, message.origin) {
+            (Some(cause), _) => cause,
+            (None, Origin::DeadLettered(DeadLetter::Expired)) => Cause::ExpiredInQueue,
+            (None, Origin::DeadLettered(DeadLetter::Other)) => Cause::WorkerCrashed,
             // It was published before the account's queue was there.
-            Origin::Published | Origin::Due if known => {
+            (None, Origin::Published | Origin::Due) if known => {
                 self.outbox.retry(message, &progress, retry::SHORTEST).await?;
                 return Ok(Ending::Scheduled(Later::Unpublished));
             }
-            Origin::Published => Cause::UnknownAccount,
-            Origin::Due => Cause::AccountRemoved,
+            (None, Origin::Published) => Cause::UnknownAccount,
+            (None, Origin::Due) => Cause::AccountRemoved,
         };
         let rejection = match cause {
             Cause::UnknownAccount => Rejection::unknown_account(&message.body, message.hints(), &message.routing_key),
@@ -295,6 +306,8 @@ struct Visit<'a, G, O, W> {
     asked: Option<Duration>,
     /// The worker had to stop in the middle.
     interrupted: bool,
+    /// The provider has accepted a cancel in this visit without finishing it: it needs its time, whatever a query says.
+    pending: bool,
 }
 
 impl<'a, G: Gateway, O: Outbox, W: World> Visit<'a, G, O, W> {
@@ -305,10 +318,21 @@ impl<'a, G: Gateway, O: Outbox, W: World> Visit<'a, G, O, W> {
         progress: &'a mut Progress,
     ) -> Self {
         let digest = hex::encode(Sha256::digest(&message.body));
-        Self { pipeline, command, progress, digest, answer: None, token: None, asked: None, interrupted: false }
+        Self {
+            pipeline,
+            command,
+            progress,
+            digest,
+            answer: None,
+            token: None,
+            asked: None,
+            interrupted: false,
+            pending: false,
+        }
     }
 
     async fn attempt(mut self) -> Step {
+        let calls_before = self.progress.history.count;
         self.progress.attempts += 1;
         if self.can_query() && (self.progress.ambiguous || self.progress.query_first) {
             match self.query().await {
@@ -316,7 +340,10 @@ impl<'a, G: Gateway, O: Outbox, W: World> Visit<'a, G, O, W> {
                 settled_or_not => return self.after_query(settled_or_not, Later::Open),
             }
         }
-        if self.command.not_after.is_some_and(|limit| self.pipeline.world.now() > limit) {
+        if self.is_too_late(Operation::Cancel) {
+            if self.progress.history.count == calls_before {
+                self.progress.attempts -= 1;
+            }
             return self.finish(Cause::NotAfterPassed);
         }
         match self.cancel().await {
@@ -328,14 +355,21 @@ impl<'a, G: Gateway, O: Outbox, W: World> Visit<'a, G, O, W> {
             Verdict::Verify if self.can_query() => self.settle_by_query(Later::Open).await,
             Verdict::Verify => self.finish(Cause::NoQuery),
             Verdict::Refused { cause, malformed } if malformed || !self.progress.ambiguous => self.finish(cause),
-            Verdict::Refused { cause, .. } if self.can_query() => match self.query().await {
-                Verdict::Status(Status::Open) => self.finish(cause),
-                settled_or_not => self.after_query(settled_or_not, Later::Open),
-            },
+            Verdict::Refused { cause, .. } if self.can_query() => {
+                let refusal = self.answer.clone();
+                match self.query().await {
+                    Verdict::Status(Status::Open) => {
+                        self.answer = refusal;
+                        self.finish(cause)
+                    }
+                    settled_or_not => self.after_query(settled_or_not, Later::Open),
+                }
+            }
             Verdict::Refused { .. } => self.finish(Cause::NoQuery),
             verdict @ (Verdict::Unknown | Verdict::Pending) => {
                 self.progress.ambiguous = true;
-                let still_open = if verdict == Verdict::Pending { Later::Pending } else { Later::Open };
+                self.pending = verdict == Verdict::Pending;
+                let still_open = if self.pending { Later::Pending } else { Later::Open };
                 match self.can_query() && !self.interrupted {
                     true => self.settle_by_query(still_open).await,
                     false if verdict == Verdict::Pending => self.later(Later::Pending),
@@ -391,7 +425,8 @@ impl<'a, G: Gateway, O: Outbox, W: World> Visit<'a, G, O, W> {
             Later::Interrupted | Later::CutOff => self.progress.attempts -= 1,
             _ => {}
         }
-        match retry::next(&self.pipeline.policy, self.progress, why, self.asked, world.jitter()) {
+        let pending = self.pending.then_some(self.pipeline.policy.pending);
+        match retry::next(&self.pipeline.policy, self.progress, why, self.asked.max(pending), world.jitter()) {
             Some(delay) => Step::Wait(why, delay),
             None => {
                 let cause = self.cause_of_giving_up(why);
@@ -419,6 +454,10 @@ impl<'a, G: Gateway, O: Outbox, W: World> Visit<'a, G, O, W> {
         Step::Finish(self.pipeline.finish(cause, self.progress, self.answer.as_ref()))
     }
 
+    fn is_too_late(&self, operation: Operation) -> bool {
+        operation == Operation::Cancel && self.command.not_after.is_some_and(|limit| self.pipeline.world.now() > limit)
+    }
+
     fn can_query(&self) -> bool {
         self.pipeline.query_call().is_some()
     }
@@ -437,13 +476,13 @@ impl<'a, G: Gateway, O: Outbox, W: World> Visit<'a, G, O, W> {
         loop {
             let verdict = self.send(operation).await;
             match verdict {
-                Verdict::Token if !renewed => {
+                Verdict::Token if !renewed && !self.is_too_late(operation) => {
                     renewed = true;
                     if let Some(token) = self.token.take() {
                         self.pipeline.gateway.forget_token(&token).await;
                     }
                 }
-                Verdict::Unauthorized if !repeated => repeated = true,
+                Verdict::Unauthorized if !repeated && !self.is_too_late(operation) => repeated = true,
                 Verdict::Token | Verdict::Unauthorized => return Verdict::Misconfigured { merchant: false },
                 verdict => return verdict,
             }
@@ -468,7 +507,8 @@ impl<'a, G: Gateway, O: Outbox, W: World> Visit<'a, G, O, W> {
             Some(call) if operation == Operation::Query => verdict::of_query(result, asked, call),
             _ => verdict::of_cancel(result, asked, &pipeline.partner.profile.codes),
         };
-        if verdict.is_accepted() {
+        // A query that is answered says nothing about our right to cancel.
+        if operation == Operation::Cancel && verdict.is_accepted() {
             pipeline.accepted_at.fetch_max(sent.at.timestamp_millis(), Ordering::Relaxed);
         }
         let code = answer.as_ref().and_then(|answer| answer.code);
@@ -498,8 +538,12 @@ impl<'a, G: Gateway, O: Outbox, W: World> Visit<'a, G, O, W> {
         self.interrupted |= matches!(sent.result, Err(SendError::Interrupted | SendError::Stopping));
         self.asked = sent.result.as_ref().ok().and_then(|reply| reply.retry_after);
         self.token = sent.token;
-        if answer.is_some() {
-            self.answer = answer;
+        // What is said of another transaction is no news of this one. A query does not repeat when the cancel was.
+        if let Some(mut news) =
+            answer.filter(|answer| !answer.is_about_another(asked.reference, asked.partner_reference))
+        {
+            news.cancel_time = news.cancel_time.or_else(|| self.answer.take()?.cancel_time);
+            self.answer = Some(news);
         }
         verdict
     }

@@ -119,6 +119,7 @@ pub struct CallRecord {
     /// From 1, over the whole life of the command.
     pub number: u32,
     pub operation: Operation,
+    #[serde(serialize_with = "milliseconds")]
     pub at: DateTime<Utc>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub external_id: Option<String>,
@@ -130,6 +131,11 @@ pub struct CallRecord {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
     pub duration_ms: u64,
+}
+
+/// Times have the same three digits everywhere.
+fn milliseconds<S: serde::Serializer>(time: &DateTime<Utc>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&time.to_rfc3339_opts(chrono::SecondsFormat::Millis, true))
 }
 
 /// Why a command waits.
@@ -205,10 +211,11 @@ pub fn next(
     match why {
         Later::Interrupted | Later::Unpublished => Some(delay(policy.initial)),
         Later::Misconfigured if progress.attempts < policy.max_attempts => {
-            Some(delay(doubled(progress.doubts.saturating_sub(1))))
+            Some(delay(doubled(progress.doubts.saturating_add(progress.attempts).saturating_sub(1))))
         }
         Later::CutOff => {
-            let delay = delay(policy.cut_off_initial.max(progress.cut_off).min(LONGEST));
+            let shortest = policy.cut_off_initial.min(LONGEST);
+            let delay = delay(shortest.max(progress.cut_off).min(LONGEST)).max(shortest);
             let sum = progress.cut_off + delay;
             (sum <= policy.cut_off_max_elapsed).then(|| {
                 progress.cut_off = sum;

@@ -415,7 +415,8 @@ impl Reader<'_> {
         };
         for (lacking, reason) in partner.lacks() {
             let told = self.problems.iter().any(|problem| problem.key == key(lacking));
-            if !told && !(lacking == "private_key" && key_is_wrong) {
+            let is_there = lacking == "private_key" && key_is_wrong;
+            if !told && !is_there {
                 self.problem(&key(lacking), format!("is missing: {reason}"));
             }
         }

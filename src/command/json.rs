@@ -144,10 +144,10 @@ impl<'de> Visitor<'de> for Walk<'_> {
         let mut seen = BTreeSet::new();
         while let Some(key) = map.next_key::<String>()? {
             let path = match self.path.len() {
-                0 => key.clone(),
-                // Long enough to find the place; a hostile nesting must not cost memory.
+                0 => key.chars().take(256).collect(),
+                // Long enough to find the place; a hostile nesting, or a long key, must not cost memory.
                 256.. => self.path.clone(),
-                _ => format!("{}.{key}", self.path),
+                _ => format!("{}.{}", self.path, key.chars().take(256).collect::<String>()),
             };
             if !seen.insert(key) {
                 self.found.push(path.clone());
@@ -222,6 +222,14 @@ mod tests {
         fn a_text_without_duplicates_has_none(value in any_json()) {
             prop_assert_eq!(duplicate_keys(&value.to_string()).unwrap(), Vec::<String>::new());
         }
+    }
+
+    #[test]
+    fn a_long_key_does_not_make_the_paths_below_it_long() {
+        let text = format!(r#"{{"{}":{{"":0,"":0,"x":{{"":0,"":0}}}}}}"#, "k".repeat(60_000));
+        let paths = duplicate_keys(&text).unwrap();
+        assert_eq!(paths.len(), 2);
+        assert!(paths.iter().all(|path| path.len() <= 600));
     }
 
     #[test]

@@ -120,7 +120,11 @@ fn each_mistake_is_named_with_its_place() {
         ("partner_id", "timeout_ms = 100\npartner_id", &["timeout_ms", "longer than"]),
         ("partner_id", "signing_mode = \"symmetric\"\npartner_id", &["token_base_url", "client_secret", "client_key"]),
         ("partner_id", "cancel_path = \"v1/cancel\"\npartner_id", &["cancel_path", "must start with /"]),
-        ("partner_id", "[accounts.ifortepay.retry]\ninitial_ms = 5\n#", &["retry.initial_ms", "250"]),
+        (
+            &key_line,
+            &format!("{key_line}\n[accounts.ifortepay.retry]\ninitial_ms = 5"),
+            &["worker.toml:11", "retry.initial_ms", "250"],
+        ),
         ("profile = \"ifortepay\"", "profile = \"bnc\"", &["cancel_path", "does not publish", "origin", "client_key"]),
     ];
     for (what, by, expected) in table {

@@ -599,8 +599,17 @@ impl Profile {
             }
             let callable = |p| !matches!(p, Placeholder::Token | Placeholder::ExternalId);
             if !token.headers.values().flat_map(Template::placeholders).all(callable) {
-                return Err(("[token.headers]", "a token call has no {token} and no {external_id}".into()));
+                return Err(("[token", "a token call has no {token} and no {external_id}".into()));
             }
+        }
+        let is_name = |name: &&String| {
+            !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
+        };
+        if let Some(name) = self.headers.keys().find(|name| !is_name(name)) {
+            return Err(("[headers]", format!("{name:?} is no name of a header")));
+        }
+        if let Some(name) = self.token.iter().flat_map(|token| token.headers.keys()).find(|name| !is_name(name)) {
+            return Err(("[token", format!("{name:?} is no name of a header")));
         }
         let queries = self.query.iter().flat_map(|query| &query.fields);
         let takes = |wanted| self.cancel.fields.iter().any(|f| f.source == Source::Command(wanted));
@@ -639,3 +648,6 @@ impl Profile {
         self.cancel.fields.iter().find(|field| field.source == Source::Command(from))
     }
 }
+
+#[cfg(test)]
+mod tests;

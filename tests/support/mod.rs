@@ -50,14 +50,14 @@ impl Broker {
         let url = script(&["start", dir.to_str().unwrap()], environment);
         // A test process can be killed: somebody else has to clean up then.
         let wait_and_clean = "while kill -0 \"$1\" 2>/dev/null; do sleep 0.5; done; exec \"$2\" clean \"$3\"";
-        Command::new("setsid")
-            .args(["bash", "-c", wait_and_clean, "cleaner", &std::process::id().to_string(), SCRIPT])
+        let started = Command::new("setsid")
+            .args(["--fork", "bash", "-c", wait_and_clean, "cleaner", &std::process::id().to_string(), SCRIPT])
             .arg(&dir)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
-            .spawn()
-            .expect("setsid starts");
+            .status();
+        assert!(started.expect("setsid starts").success());
         Self { dir, url: url.trim().to_owned() }
     }
 
