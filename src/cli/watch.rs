@@ -13,7 +13,7 @@ use lapin::{
     types::{AMQPValue, FieldTable},
 };
 use serde_json::Value;
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 #[derive(Args)]
 pub struct Arguments {
@@ -32,6 +32,9 @@ pub struct Arguments {
     /// End after this many events.
     #[arg(long, value_name = "N")]
     count: Option<u64>,
+    /// End when no event has come for this many seconds.
+    #[arg(long, value_name = "SECONDS")]
+    idle_s: Option<u64>,
     /// Names on the broker begin with this.
     #[arg(long)]
     prefix: Option<String>,
@@ -47,7 +50,11 @@ pub async fn run(config: Option<&Path>, arguments: Arguments) -> Result<(), Fail
     };
     let mut left = arguments.count.unwrap_or(u64::MAX);
     while left > 0 {
-        let Some(delivery) = events.next().await else {
+        let limit = Duration::from_secs(arguments.idle_s.unwrap_or(u64::MAX));
+        let Ok(delivery) = tokio::time::timeout(limit, events.next()).await else {
+            return Ok(());
+        };
+        let Some(delivery) = delivery else {
             return Err(Failure::Unavailable("the broker ended the connection".into()));
         };
         let delivery = delivery?;

@@ -1,0 +1,188 @@
+//! The house rules and the documents: what they say is so.
+
+use qris_cancel_worker::{
+    command::{CancelCommand, Hints, Terms},
+    event::{About, Event, Finish, Said, Subject},
+    outcome::Cause,
+    retry::{CallRecord, Progress},
+    settings::Settings,
+    snap::Operation,
+};
+use serde_json::Value;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+};
+
+const HERE: &str = env!("CARGO_MANIFEST_DIR");
+
+fn read(path: &str) -> String {
+    std::fs::read_to_string(Path::new(HERE).join(path)).unwrap_or_else(|e| panic!("{path}: {e}"))
+}
+
+/// The text of a source file without its tests.
+fn code(path: &str) -> String {
+    read(path).split("#[cfg(test)]").next().unwrap().to_owned()
+}
+
+fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            sources(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+}
+
+/// A fenced block of the README that begins like this.
+fn block(language: &str, begins: &str) -> String {
+    let (readme, fence) = (read("README.md"), format!("```{language}\n"));
+    let mut blocks = readme.split(&fence).skip(1).map(|rest| rest.split("```").next().unwrap());
+    let found = blocks.find(|block| block.contains(begins));
+    found.unwrap_or_else(|| panic!("the README has no {language} block with {begins}")).to_owned()
+}
+
+#[test]
+fn pure_files_touch_nothing() {
+    let touches = [
+        "tokio",
+        "reqwest",
+        "lapin",
+        "std::fs",
+        "std::net",
+        "std::env",
+        "Utc::now",
+        "Instant",
+        "fastrand",
+        "SystemTime",
+        "new_v4",
+        "println",
+    ];
+    for file in [
+        "src/command.rs",
+        "src/command/json.rs",
+        "src/event.rs",
+        "src/message.rs",
+        "src/outcome.rs",
+        "src/retry.rs",
+        "src/verdict.rs",
+        "src/snap/request.rs",
+        "src/snap/sign.rs",
+        "src/snap/response.rs",
+    ] {
+        let code = code(file);
+        for touch in touches {
+            assert!(!code.contains(touch), "{file} is pure, and holds {touch}");
+        }
+    }
+}
+
+#[test]
+fn one_file_acknowledges_one_knows_reqwest_and_one_reads_the_environment() {
+    let mut files = Vec::new();
+    sources(&Path::new(HERE).join("src"), &mut files);
+    for path in files {
+        let name = path.strip_prefix(HERE).unwrap().to_str().unwrap().to_owned();
+        let code = code(&name);
+        // `watch` acknowledges what it has read of the log, which takes nothing from anybody.
+        let acknowledges = code.contains("BasicAckOptions") && name != "src/cli/watch.rs";
+        assert!(!acknowledges || name == "src/amqp/consumer.rs", "{name} acknowledges");
+        assert!(!code.contains("reqwest::") || name == "src/snap/client.rs", "{name} knows reqwest");
+        assert!(!code.contains("std::env::") || name == "src/settings.rs", "{name} reads the environment");
+    }
+}
+
+#[test]
+fn the_readmes_settings_are_good() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("keys")).unwrap();
+    for name in ["ifortepay", "bnc"] {
+        let key = Path::new(HERE).join("tests/vectors/midtrans-public-sample-key.pem");
+        std::fs::copy(key, dir.path().join(format!("keys/{name}.pem"))).unwrap();
+    }
+    let environment = [("AMQP_URL", "amqps://worker:pw@rabbit.example:5671/%2f"), ("BNC_CLIENT_KEY", "key")];
+    let environment: BTreeMap<_, _> =
+        environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    let settings = Settings::read("README.md", &block("toml", "[amqp]"), &environment, dir.path())
+        .unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(settings.account_names(), ["bnc", "ifortepay"]);
+
+    // Its command is a command, and its event is what becomes of it.
+    let partner = &settings.accounts[1].partner;
+    let bytes = block("json", "\"reason\"");
+    let terms = Terms { profile: &partner.profile, defaults: &partner.merchant };
+    let command = CancelCommand::read(bytes.as_bytes(), Hints::default(), terms).unwrap_or_else(|e| panic!("{e:#?}"));
+    let at = |text: &str| chrono::DateTime::parse_from_rfc3339(text).unwrap().to_utc();
+    let expected: Value = serde_json::from_str(&block("json", "specversion")).unwrap();
+    let call = &expected["data"]["calls"][0];
+    let mut progress = Progress { attempts: 1, ..Progress::new(at(expected["data"]["receivedAt"].as_str().unwrap())) };
+    progress.history.push(CallRecord {
+        number: 0,
+        operation: Operation::Cancel,
+        at: at(call["at"].as_str().unwrap()),
+        external_id: Some(call["externalId"].as_str().unwrap().to_owned()),
+        body_sha256: call["bodySha256"].as_str().unwrap().to_owned(),
+        http_status: Some(200),
+        response_code: Some("2007700".into()),
+        error: None,
+        duration_ms: 120,
+    });
+    let text = |field: &str| Some(expected["data"][field].as_str().unwrap().to_owned());
+    let said = Said {
+        response_code: text("responseCode"),
+        response_message: text("responseMessage"),
+        cancel_time: text("cancelTime"),
+        ..Said::default()
+    };
+    let finish = Finish {
+        cause: Cause::Canceled,
+        at: at(expected["time"].as_str().unwrap()),
+        ambiguous: false,
+        parked: false,
+        said,
+    };
+    let about = About {
+        account: "ifortepay",
+        provider: Some("ifortepay"),
+        subject: Subject::Command(&command),
+        bytes: bytes.as_bytes(),
+        traceparent: None,
+        tracestate: None,
+    };
+    let mut event: Value = serde_json::from_slice(&Event::new(about, &progress, &finish).body).unwrap();
+    let mut expected = expected;
+    for changing in ["id"] {
+        event[changing] = Value::Null;
+        expected[changing] = Value::Null;
+    }
+    event["data"]["commandDigest"] = expected["data"]["commandDigest"].clone();
+    assert_eq!(event, expected, "the README's event is not what an event looks like");
+}
+
+#[test]
+fn every_test_that_the_readme_names_exists() {
+    let readme = read("README.md");
+    let table = readme.split("## Promises").nth(1).unwrap().split("\n## ").next().unwrap();
+    let named: BTreeSet<_> = table.split('`').skip(1).step_by(2).collect();
+    assert!(named.len() >= 10, "{named:?}");
+    let mut files = Vec::new();
+    sources(&Path::new(HERE).join("tests"), &mut files);
+    sources(&Path::new(HERE).join("src"), &mut files);
+    let all: String = files.iter().map(|path| std::fs::read_to_string(path).unwrap()).collect();
+    for name in named {
+        assert!(all.contains(&format!("fn {name}(")), "the README names a test {name} that is not there");
+    }
+}
+
+#[test]
+fn links_of_the_documents_lead_somewhere() {
+    for document in ["README.md", "docs/PERMISSIONS.md"] {
+        let text = read(document);
+        let folder = Path::new(HERE).join(document).parent().unwrap().to_owned();
+        for target in text.split("](").skip(1).map(|rest| rest.split(')').next().unwrap()) {
+            assert!(target.contains("://") || folder.join(target).exists(), "{document}: {target} is not there");
+        }
+    }
+}
