@@ -51,13 +51,13 @@ pub struct Progress {
     pub attempts: u32,
     /// Attempts that ended as "misconfigured" and do not count.
     pub doubts: u32,
-    /// When the last one of them was.
+    /// When the provider last refused us so.
     pub doubted_at: Option<DateTime<Utc>>,
     /// Sum of the chosen delays.
     pub waited: Duration,
     /// Sum of the delays chosen for a cut-off time.
     pub cut_off: Duration,
-    /// A cancel may have taken effect without our knowing. Only a settled outcome ends this.
+    /// A cancel may have taken effect without our knowing. It stays so: only a settled outcome ends it, with the command.
     pub ambiguous: bool,
     /// The next attempt begins with a query, ambiguous or not.
     pub query_first: bool,
@@ -196,17 +196,17 @@ impl Later {
 
 /// The delay until the next attempt, added to what the progress has waited; `None` if the command has to be given up.
 ///
-/// `asked` is what the provider asked for (Retry-After): it can lengthen a delay, never shorten it. `jitter` in [0, 1) spreads
-/// a delay over its upper half, because the buckets add up to as much again.
+/// `at_least` is what the provider asks for (Retry-After, or time to finish a cancel that it has accepted): it can lengthen a
+/// delay, never shorten it. `jitter` in [0, 1) spreads a delay over its upper half, because the buckets add up to as much again.
 pub fn next(
     policy: &Policy,
     progress: &mut Progress,
     why: Later,
-    asked: Option<Duration>,
+    at_least: Option<Duration>,
     jitter: f64,
 ) -> Option<Duration> {
-    let asked = asked.unwrap_or_default().min(LONGEST);
-    let delay = |base: Duration| base.mul_f64(0.5 + jitter / 2.0).max(asked).clamp(SHORTEST, LONGEST);
+    let at_least = at_least.unwrap_or_default().min(LONGEST);
+    let delay = |base: Duration| base.mul_f64(0.5 + jitter / 2.0).max(at_least).clamp(SHORTEST, LONGEST);
     let doubled = |times: u32| policy.initial.saturating_mul(1 << times.min(31)).min(policy.max);
     match why {
         Later::Interrupted | Later::Unpublished => Some(delay(policy.initial)),
@@ -224,7 +224,7 @@ pub fn next(
         }
         _ => {
             let base = doubled(progress.attempts.saturating_sub(1));
-            let delay = delay(base).max(if why == Later::Pending { policy.pending } else { Duration::ZERO });
+            let delay = delay(base);
             let sum = progress.waited + delay;
             (progress.attempts < policy.max_attempts && sum <= policy.max_elapsed).then(|| {
                 progress.waited = sum;
@@ -267,11 +267,6 @@ mod tests {
         assert_eq!(delays[..12], [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300, 300]);
         assert_eq!(delays.len(), 19);
         assert!(delays.iter().sum::<u64>() <= 3600);
-    }
-
-    #[test]
-    fn pending_waits_a_minute_at_least() {
-        assert_eq!(schedule(Later::Pending)[..9], [60, 60, 60, 60, 60, 60, 64, 128, 256]);
     }
 
     #[test]
@@ -318,7 +313,6 @@ mod tests {
                 prop_assert!(delay >= asked.unwrap_or_default().min(LONGEST));
                 prop_assert!(progress.waited <= policy.max_elapsed);
                 prop_assert!(progress.cut_off <= policy.cut_off_max_elapsed);
-                prop_assert!(why != Later::Pending || delay >= policy.pending);
             }
         }
 

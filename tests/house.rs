@@ -152,11 +152,8 @@ fn the_readmes_settings_are_good() {
         tracestate: None,
     };
     let mut event: Value = serde_json::from_slice(&Event::new(about, &progress, &finish).body).unwrap();
-    let mut expected = expected;
-    for changing in ["id"] {
-        event[changing] = Value::Null;
-        expected[changing] = Value::Null;
-    }
+    // The README's bytes are these, and its id and digest were made of others.
+    event["id"] = expected["id"].clone();
     event["data"]["commandDigest"] = expected["data"]["commandDigest"].clone();
     assert_eq!(event, expected, "the README's event is not what an event looks like");
 }

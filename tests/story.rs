@@ -878,7 +878,7 @@ async fn a_stray_that_comes_back_for_a_removed_account_is_told_with_its_history(
 #[tokio::test]
 async fn a_stray_for_a_known_account_is_sent_to_it() {
     let mut story = Story::new();
-    assert_eq!(story.strays(&["shop"]).handle(&story.message).await, Ok(Scheduled(Later::Unpublished)));
+    assert_eq!(story.strays(&["shop"]).handle(&story.message).await, Ok(Rerouted));
     assert_eq!(story.journal(), "retry");
     let (progress, delay) = story.waiting();
     assert_eq!((progress, delay), (Progress::new(start()), Duration::from_millis(250)));

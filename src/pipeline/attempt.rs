@@ -1,0 +1,285 @@
+//! One attempt: a visit to the provider with a cancel, a query, or both, and what follows from what it says.
+//!
+//! An ambiguous command is queried before it is cancelled again. What a cancel leaves open is settled by a query at once.
+
+use super::{Gateway, Outbox, Pipeline, Step, World};
+use crate::{
+    command::CancelCommand,
+    message::Message,
+    outcome::Cause,
+    retry::{self, CallRecord, Later, Progress},
+    snap::{
+        Operation, SendError,
+        profile::{CommandField, Status},
+        response::Answer,
+    },
+    verdict::{self, Asked, Verdict},
+};
+use chrono::{DateTime, TimeDelta, Utc};
+use secrecy::SecretString;
+use sha2::{Digest, Sha256};
+use std::{sync::atomic::Ordering, time::Duration};
+use tracing::debug;
+
+/// One visit to the provider for a command.
+pub(super) struct Visit<'a, G, O, W> {
+    pipeline: &'a Pipeline<G, O, W>,
+    command: &'a CancelCommand,
+    progress: &'a mut Progress,
+    digest: String,
+    /// The last answer of this visit.
+    answer: Option<Answer>,
+    /// The access token of the last call.
+    token: Option<SecretString>,
+    /// The longest that the provider asked us to wait.
+    retry_after: Option<Duration>,
+    has_asked: bool,
+    /// The worker had to stop in the middle.
+    interrupted: bool,
+    /// The provider has accepted a cancel in this visit without finishing it: it needs its time, whatever a query says.
+    pending: bool,
+}
+
+impl<'a, G: Gateway, O: Outbox, W: World> Visit<'a, G, O, W> {
+    pub(super) fn new(
+        pipeline: &'a Pipeline<G, O, W>,
+        message: &Message,
+        command: &'a CancelCommand,
+        progress: &'a mut Progress,
+    ) -> Self {
+        let digest = hex::encode(Sha256::digest(&message.body));
+        Self {
+            pipeline,
+            command,
+            progress,
+            digest,
+            answer: None,
+            token: None,
+            retry_after: None,
+            has_asked: false,
+            interrupted: false,
+            pending: false,
+        }
+    }
+
+    pub(super) async fn attempt(mut self) -> Step {
+        if self.can_query() && (self.progress.ambiguous || self.progress.query_first) {
+            match self.query().await {
+                Verdict::Status(Status::Open) => {}
+                settled_or_not => return self.after_query(settled_or_not, Later::Open),
+            }
+        }
+        if self.is_too_late(Operation::Cancel) {
+            return self.end(Cause::NotAfterPassed);
+        }
+        match self.cancel().await {
+            Verdict::Canceled if self.pipeline.confirm_cancel && self.can_query() => {
+                self.progress.ambiguous = true;
+                self.settle_by_query(Later::Open).await
+            }
+            Verdict::Canceled => self.end(Cause::Canceled),
+            Verdict::Verify if self.can_query() => self.settle_by_query(Later::Open).await,
+            Verdict::Verify => self.end(Cause::NoQuery),
+            Verdict::Refused { cause, malformed } if malformed || !self.progress.ambiguous => self.end(cause),
+            Verdict::Refused { cause, .. } if self.can_query() => {
+                let refusal = self.answer.clone();
+                match self.query().await {
+                    Verdict::Status(Status::Open) => {
+                        self.answer = refusal;
+                        self.end(cause)
+                    }
+                    settled_or_not => self.after_query(settled_or_not, Later::Open),
+                }
+            }
+            Verdict::Refused { .. } => self.end(Cause::NoQuery),
+            verdict @ (Verdict::Unknown | Verdict::Pending) => {
+                self.progress.ambiguous = true;
+                self.pending = verdict == Verdict::Pending;
+                let (still_open, no_query) = match self.pending {
+                    true => (Later::Pending, Later::Pending),
+                    false => (Later::Open, Later::Unknown),
+                };
+                if self.can_query() && !self.interrupted {
+                    self.settle_by_query(still_open).await
+                } else {
+                    self.later(no_query)
+                }
+            }
+            Verdict::CutOff => self.later(Later::CutOff),
+            Verdict::Misconfigured { .. } => self.later(Later::Misconfigured),
+            _ => self.later(Later::Busy),
+        }
+    }
+
+    /// The provider has answered the cancel, or not: a query says how the transaction stands.
+    async fn settle_by_query(mut self, still_open: Later) -> Step {
+        let verdict = self.query().await;
+        self.after_query(verdict, still_open)
+    }
+
+    fn after_query(self, verdict: Verdict, still_open: Later) -> Step {
+        // A command that is not ambiguous is cancelled again without asking first only where a query has just said "open".
+        self.progress.query_first = verdict != Verdict::Status(Status::Open);
+        match verdict {
+            Verdict::Status(Status::Canceled) if self.progress.ambiguous => self.end(Cause::Canceled),
+            Verdict::Status(Status::Canceled) => self.end(Cause::AlreadyCanceled),
+            Verdict::Status(Status::Paid) => self.end(Cause::Paid),
+            Verdict::Status(Status::Refunded) => self.end(Cause::Refunded),
+            Verdict::Status(Status::Failed) => self.end(Cause::Failed),
+            Verdict::Status(Status::Expired) => self.end(Cause::Expired),
+            Verdict::Status(Status::Open) => self.later(still_open),
+            Verdict::Status(Status::Paying) => self.later(Later::Paying),
+            Verdict::Status(Status::NotFound) => self.later(Later::NotFound),
+            Verdict::Misconfigured { .. } => self.later(Later::Misconfigured),
+            _ => self.later(Later::QueryFailed),
+        }
+    }
+
+    /// Lets the command wait for its next attempt, or gives it up when this was its last.
+    fn later(self, why: Later) -> Step {
+        let why = if self.interrupted { Later::Interrupted } else { why };
+        match why {
+            // The command is not to blame, unless the provider has taken a cancel of the account since it last refused this one.
+            Later::Misconfigured if !self.others_passed_since(self.progress.doubted_at) => self.progress.doubts += 1,
+            // Neither a stop of ours nor the provider's closing time is an attempt that failed.
+            Later::Interrupted | Later::CutOff => {}
+            _ => self.progress.attempts += 1,
+        }
+        let Pipeline { policy, world, .. } = self.pipeline;
+        if why == Later::Misconfigured {
+            self.progress.doubted_at = Some(world.now());
+        }
+        let at_least = self.retry_after.max(self.pending.then_some(policy.pending));
+        match retry::next(policy, self.progress, why, at_least, world.jitter()) {
+            Some(delay) => Step::Wait(why, delay),
+            None => self.give_up(why),
+        }
+    }
+
+    fn others_passed_since(&self, time: Option<DateTime<Utc>>) -> bool {
+        let passed = self.pipeline.accepted_at.load(Ordering::Relaxed);
+        time.is_some_and(|time| passed > time.timestamp_millis())
+    }
+
+    fn give_up(self, why: Later) -> Step {
+        let cause = self.cause_of_giving_up(why);
+        Step::Finish(self.pipeline.decision(cause, self.progress, self.answer.as_ref()))
+    }
+
+    fn cause_of_giving_up(&self, why: Later) -> Cause {
+        match why {
+            Later::NotFound => {
+                let can_mean_expired = self.pipeline.query_call().is_some_and(|query| query.not_found_can_mean_expired);
+                let long_expired = |at: DateTime<Utc>| self.pipeline.world.now() - at > TimeDelta::minutes(5);
+                let expired = can_mean_expired
+                    && !self.progress.ambiguous
+                    && self.command.qr_expires_at.is_some_and(long_expired);
+                if expired { Cause::Expired } else { Cause::NotFound }
+            }
+            Later::Misconfigured if !self.progress.ambiguous => Cause::NotAuthorized,
+            _ => Cause::AttemptsExhausted,
+        }
+    }
+
+    /// This visit, if the provider was asked at all, was the command's last attempt.
+    fn end(self, cause: Cause) -> Step {
+        self.progress.attempts += u32::from(self.has_asked);
+        Step::Finish(self.pipeline.decision(cause, self.progress, self.answer.as_ref()))
+    }
+
+    fn is_too_late(&self, operation: Operation) -> bool {
+        operation == Operation::Cancel && self.command.not_after.is_some_and(|limit| self.pipeline.world.now() > limit)
+    }
+
+    fn can_query(&self) -> bool {
+        self.pipeline.query_call().is_some()
+    }
+
+    async fn cancel(&mut self) -> Verdict {
+        self.call(Operation::Cancel).await
+    }
+
+    async fn query(&mut self) -> Verdict {
+        self.call(Operation::Query).await
+    }
+
+    /// One call; with a new token, or a fresh timestamp, once more at once if that is what the provider asks for.
+    async fn call(&mut self, operation: Operation) -> Verdict {
+        let (mut renewed, mut repeated) = (false, false);
+        loop {
+            let verdict = self.send(operation).await;
+            match verdict {
+                Verdict::Token if !renewed && !self.is_too_late(operation) => {
+                    renewed = true;
+                    if let Some(token) = self.token.take() {
+                        self.pipeline.gateway.forget_token(&token).await;
+                    }
+                }
+                Verdict::Unauthorized if !repeated && !self.is_too_late(operation) => repeated = true,
+                Verdict::Token | Verdict::Unauthorized => return Verdict::Misconfigured { merchant: false },
+                verdict => return verdict,
+            }
+        }
+    }
+
+    async fn send(&mut self, operation: Operation) -> Verdict {
+        let pipeline = self.pipeline;
+        let body = pipeline.partner.body(operation, self.command);
+        let body_sha256 = hex::encode(Sha256::digest(&body));
+        let external_id =
+            pipeline.partner.external_id(operation, &self.digest, self.progress.conflict, pipeline.world.random());
+        let sent = pipeline.gateway.send(operation, body, &external_id).await;
+        self.has_asked = true;
+
+        let answer = sent.result.as_ref().ok().and_then(|reply| Answer::read(&reply.body));
+        let asked = Asked {
+            reference: self.command.text(CommandField::OriginalReferenceNo),
+            partner_reference: self.command.text(CommandField::OriginalPartnerReferenceNo),
+        };
+        let result = sent.result.as_ref().map(|reply| (reply, answer.as_ref()));
+        let verdict = match pipeline.query_call() {
+            Some(call) if operation == Operation::Query => verdict::of_query(result, asked, call),
+            _ => verdict::of_cancel(result, asked, &pipeline.partner.profile.codes),
+        };
+        // A query that is answered says nothing about our right to cancel.
+        if operation == Operation::Cancel && verdict.is_accepted() {
+            pipeline.accepted_at.fetch_max(sent.at.timestamp_millis(), Ordering::Relaxed);
+        }
+        let code = answer.as_ref().and_then(|answer| answer.code);
+        debug!(
+            operation = operation.name(),
+            verdict = verdict.name(),
+            code = code.as_ref().map(|code| code.as_str()),
+            error = sent.result.as_ref().err().map(tracing::field::display),
+            duration_ms = sent.duration.as_millis() as u64,
+            "asked the provider"
+        );
+        if let Some(token_call) = sent.token_call {
+            self.progress.history.push(token_call);
+        }
+        self.progress.history.push(CallRecord {
+            number: 0,
+            operation,
+            at: sent.at,
+            external_id: Some(external_id),
+            body_sha256,
+            http_status: sent.result.as_ref().ok().map(|reply| reply.http_status),
+            response_code: code.map(|code| code.to_string()),
+            error: sent.result.as_ref().err().map(|error| error.name().to_owned()),
+            duration_ms: sent.duration.as_millis() as u64,
+        });
+        self.progress.conflict |= code.is_some_and(|code| code.http_status() == 409);
+        self.interrupted |= matches!(sent.result, Err(SendError::Interrupted | SendError::Stopping));
+        self.retry_after = self.retry_after.max(sent.result.as_ref().ok().and_then(|reply| reply.retry_after));
+        self.token = sent.token;
+        // What is said of another transaction is no news of this one.
+        let about_another = |answer: &Answer| answer.is_about_another(asked.reference, asked.partner_reference);
+        if let Some(mut news) = answer.filter(|answer| !about_another(answer)) {
+            // A query's answer has no cancelTime; the cancel's own is kept.
+            let before = self.answer.take();
+            news.cancel_time = news.cancel_time.or(before.and_then(|before| before.cancel_time));
+            self.answer = Some(news);
+        }
+        verdict
+    }
+}

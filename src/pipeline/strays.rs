@@ -1,0 +1,69 @@
+//! Messages that no account's queue took, or that the broker took out of one: each is told of and parked.
+
+use super::{Ending, FOREIGN_DELAY, NotConfirmed, Outbox, World, conclude};
+use crate::{
+    command::Rejection,
+    event::{About, Finish, Said, Subject},
+    message::{Carried, DeadLetter, Message, Origin},
+    outcome::Cause,
+    retry::{self, Policy, Progress},
+};
+
+/// Messages that no account's queue took, or that the broker took out of one.
+pub struct Strays<O, W> {
+    /// The accounts of this worker's settings.
+    pub accounts: Vec<String>,
+    pub policy: Policy,
+    pub outbox: O,
+    pub world: W,
+}
+
+impl<O: Outbox, W: World> Strays<O, W> {
+    /// Tells of a stray and parks it.
+    ///
+    /// # Errors
+    /// When the broker has not confirmed what had to be kept.
+    pub async fn handle(&self, message: &Message) -> Result<Ending, NotConfirmed> {
+        let mut progress = match &message.carried {
+            Carried::Progress(progress) => (**progress).clone(),
+            Carried::Nothing => Progress::new(message.received_at),
+            Carried::Foreign { .. } => {
+                self.outbox.postpone(message, FOREIGN_DELAY).await?;
+                return Ok(Ending::Postponed);
+            }
+            Carried::Damaged => Progress { ambiguous: true, ..Progress::new(message.received_at) },
+        };
+        let known = self.accounts.contains(&message.routing_key);
+        let told_before = progress.finish.as_ref().map(|finish| finish.cause);
+        let cause = match (told_before, message.origin) {
+            (Some(cause), _) => cause,
+            (None, Origin::DeadLettered(DeadLetter::Expired)) => Cause::ExpiredInQueue,
+            (None, Origin::DeadLettered(DeadLetter::Other)) => Cause::WorkerCrashed,
+            // It was published before the account's queue was there.
+            (None, Origin::Published | Origin::Due) if known => {
+                self.outbox.retry(message, &progress, retry::SHORTEST).await?;
+                return Ok(Ending::Rerouted);
+            }
+            (None, Origin::Published) => Cause::UnknownAccount,
+            (None, Origin::Due) => Cause::AccountRemoved,
+        };
+        let rejection = match cause {
+            Cause::UnknownAccount => Rejection::unknown_account(&message.body, message.hints(), &message.routing_key),
+            _ => Rejection::peek(&message.body, message.hints()),
+        };
+        tracing::Span::current().record("job_id", rejection.job_id.as_deref());
+        // What a worker did with it before the broker took it is not known.
+        let ambiguous = cause != Cause::UnknownAccount && (progress.ambiguous || message.origin != Origin::Due);
+        let decided = Finish { cause, at: self.world.now(), ambiguous, parked: false, said: Said::default() };
+        let finish = progress.finish.take().unwrap_or(decided);
+        let about = About {
+            account: &message.routing_key,
+            provider: None,
+            subject: Subject::Rejected(&rejection),
+            bytes: &message.body,
+            traceparent: message.properties.traceparent.as_deref(),
+            tracestate: message.properties.tracestate.as_deref(),
+        };
+        conclude(&self.outbox, &self.world, &self.policy, about, message, progress, finish).await
+    }
+}
