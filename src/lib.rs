@@ -5,8 +5,9 @@
 //!
 //! 1. bytes come in, as a [`message`] that says what it carries of earlier attempts;
 //! 2. they become a [`command`], or a rejection that names every faulty field;
-//! 3. the command becomes a signed request ([`snap::request`], [`snap::sign`]) in the provider's dialect ([`snap::profile`]);
-//! 4. [`snap::client`] sends it, once;
+//! 3. the command becomes a signed request ([`snap::request`], [`snap::sign`]) in the provider's dialect
+//!    ([`snap::profile`], with the built-in ones in `snap/profiles/`);
+//! 4. [`snap::client`] sends it, and repeats nothing by itself;
 //! 5. the reply, or its absence, gets exactly one [`verdict`];
 //! 6. where that leaves it open whether the QR is cancelled, a query settles it;
 //! 7. what is settled ends in an [`outcome`], told by an [`event`];
@@ -14,7 +15,7 @@
 //! 9. the broker confirms the event, or the retry ([`amqp::outbox`]);
 //! 10. the command is acknowledged ([`amqp::consumer`]), and forgotten here.
 //!
-//! The broker holds all state, so a worker can die at any moment.
+//! The broker holds all state, in the queues that [`amqp::topology`] lists, so a worker can die at any moment.
 //!
 //! # Invariants
 //!

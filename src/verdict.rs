@@ -187,6 +187,7 @@ fn class(code: Code) -> Option<CodeClass> {
         "20000" => Canceled,
         "20200" => Pending,
         "40000" | "40001" | "40002" => Refused,
+        // In practice also a stale timestamp: `of_cancel` lets it be repeated once.
         "40100" => Misconfigured,
         "40101" | "40103" => Token,
         "40102" | "40104" => Refused,
@@ -195,7 +196,7 @@ fn class(code: Code) -> Option<CodeClass> {
         // The merchant may not call this API.
         "40301" => Misconfigured,
         "40302" | "40303" | "40305" => Refused,
-        // Too many requests; cut-off time.
+        // Too many requests; cut-off time, which `of_cancel` tells apart.
         "40304" | "40306" => Retry,
         "40307" | "40308" | "40309" | "40310" | "40311" | "40312" | "40313" | "40314" | "40315" | "40316" | "40317"
         | "40318" => Refused,

@@ -3,6 +3,8 @@
 //!
 //! An alternate exchange or a dead-letter target is an exchange, so in front of each queue that is one stands a fan-out
 //! exchange of the same name, declared first: RabbitMQ confirms and then drops what goes to one that does not exist.
+//!
+//! Queues are quorum queues: replicated, and the only kind that dead-letters at least once.
 
 use super::AmqpError;
 use crate::settings::{Amqp, ResultsLog};
@@ -186,7 +188,8 @@ pub fn objects(names: &Names, accounts: &[String], log: Option<ResultsLog>) -> V
     for k in 0..BUCKETS {
         let lower_ms = SHORTEST_BUCKET_MS << k;
         let name = names.bucket(lower_ms);
-        // A fan-out in front keeps the routing key, the account. The time to live is for a message that lost its own: it
+        // A fan-out in front keeps the routing key, the account. Nobody consumes a bucket, so it needs no delivery limit; its
+        // dead-lettering is at-least-once, with what that needs, for the same reason as above. The time to live is for a message that lost its own: it
         // would stay for ever and hold up all behind it.
         let arguments = vec![
             ("x-queue-type", text("quorum")),
