@@ -4,7 +4,8 @@
 //! copies that the broker has confirmed. The broker holds all state: a worker can die at any moment.
 //!
 //! - [`topology`]: every exchange, queue and binding, with the reason for each option.
-//! - [`session`]: connects, consumes, and on any fault begins again.
+//! - [`session`]: connects to publish, runs the intakes, and on any fault begins again.
+//! - [`intake`]: one queue, consumed on a connection of its own.
 //! - [`consumer`]: deliveries in, bounded work, acknowledgement out; the only file that acknowledges.
 //! - [`outbox`]: messages out; returns only when the broker has confirmed.
 //! - [`headers`]: what a message carries, and how much of it is believed.
@@ -14,6 +15,7 @@
 
 pub mod consumer;
 pub mod headers;
+pub mod intake;
 pub mod outbox;
 pub mod session;
 pub mod topology;

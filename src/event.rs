@@ -37,6 +37,9 @@ pub struct Finish {
     /// The copy for a person is parked already.
     #[serde(default)]
     pub parked: bool,
+    /// How often the broker did not confirm the event.
+    #[serde(default)]
+    pub tellings: u32,
     #[serde(default, skip_serializing_if = "Said::is_nothing")]
     pub said: Said,
 }
@@ -133,8 +136,8 @@ impl Event {
                 rejection.violations.as_slice(),
             ),
         };
-        let id = id(about.account, job_id, reference, partner_reference, outcome, progress.replay, &digest);
         let (said, at) = (&finish.said, rfc3339(finish.at));
+        let id = id(about.account, job_id, reference, partner_reference, outcome, progress.replay, &digest);
         let envelope = Envelope {
             specversion: "1.0",
             id,

@@ -27,6 +27,8 @@ pub enum Origin {
     Published,
     /// From the exchange that only the retry buckets feed: what it carries is ours.
     Due,
+    /// From one of our own exchanges whose queue somebody has deleted.
+    PastItsQueue,
     /// Dead-lettered by the broker out of a command queue.
     DeadLettered(DeadLetter),
 }
@@ -70,7 +72,7 @@ pub struct Properties {
     pub correlation_id: Option<String>,
     pub reply_to: Option<String>,
     pub content_type: Option<String>,
-    /// Read, and never passed on: a command that has one is not plain JSON.
+    /// A command that has one is not plain JSON; it is kept, so that what is parked can be read.
     pub content_encoding: Option<String>,
     pub kind: Option<String>,
     pub app_id: Option<String>,

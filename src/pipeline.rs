@@ -36,8 +36,15 @@ const FOREIGN_DELAY: Duration = Duration::from_secs(30);
 
 /// The provider, as the story needs it.
 pub trait Gateway: Send + Sync {
-    /// Sends one signed request, with a fresh timestamp, and waits for its reply within a limit.
-    fn send(&self, operation: Operation, body: Vec<u8>, external_id: &str) -> impl Future<Output = Sent> + Send;
+    /// Sends one signed request, with a fresh timestamp, and waits for its reply within a limit. Nothing is sent after
+    /// `not_after`.
+    fn send(
+        &self,
+        operation: Operation,
+        body: Vec<u8>,
+        external_id: &str,
+        not_after: Option<DateTime<Utc>>,
+    ) -> impl Future<Output = Sent> + Send;
     /// This token is not accepted: the next call must have another.
     fn forget_token(&self, token: &SecretString) -> impl Future<Output = ()> + Send;
 }
@@ -187,7 +194,7 @@ impl<G: Gateway, O: Outbox, W: World> Pipeline<G, O, W> {
 
     fn decision(&self, cause: Cause, progress: &Progress, answer: Option<&Answer>) -> Finish {
         let said = answer.map(Said::from).unwrap_or_default();
-        Finish { cause, at: self.world.now(), ambiguous: progress.ambiguous, parked: false, said }
+        Finish { cause, at: self.world.now(), ambiguous: progress.ambiguous, parked: false, tellings: 0, said }
     }
 
     fn query_call(&self) -> Option<&QueryCall> {
@@ -216,9 +223,10 @@ async fn conclude<O: Outbox, W: World>(
     };
     if let Err(error) = told.await {
         warn!(%error, cause = finish.cause.name(), "decided, but not told; will be told again");
+        finish.tellings += 1;
+        progress.finish = Some(finish);
         let delay =
             retry::next(policy, &mut progress, Later::Unpublished, None, world.jitter()).unwrap_or(retry::SHORTEST);
-        progress.finish = Some(finish);
         outbox.retry(message, &progress, delay).await?;
         return Ok(Ending::Scheduled(Later::Unpublished));
     }

@@ -209,7 +209,11 @@ pub fn next(
     let delay = |base: Duration| base.mul_f64(0.5 + jitter / 2.0).max(at_least).clamp(SHORTEST, LONGEST);
     let doubled = |times: u32| policy.initial.saturating_mul(1 << times.min(31)).min(policy.max);
     match why {
-        Later::Interrupted | Later::Unpublished => Some(delay(policy.initial)),
+        Later::Interrupted => Some(delay(policy.initial)),
+        Later::Unpublished => {
+            let tellings = progress.finish.as_ref().map_or(0, |finish| finish.tellings);
+            Some(delay(doubled(tellings.saturating_sub(1))))
+        }
         Later::Misconfigured if progress.attempts < policy.max_attempts => {
             Some(delay(doubled(progress.doubts.saturating_add(progress.attempts).saturating_sub(1))))
         }

@@ -273,6 +273,13 @@ impl Reader<'_> {
         {
             self.problem("amqp.prefix", "must be 1 to 100 letters, digits, points, - or _, and not begin with amq.");
         }
+        for (key, ms) in
+            [("connect_timeout_ms", raw.connect_timeout_ms), ("confirm_timeout_ms", raw.confirm_timeout_ms)]
+        {
+            if !(500..=100_000).contains(&ms) {
+                self.problem(&format!("amqp.{key}"), "must be 500 to 100000 (half a second to 100 s)");
+            }
+        }
         for allowed in &raw.reply_to_allow {
             let stem = allowed.trim_end_matches('*');
             if stem.is_empty() || raw.prefix.starts_with(stem) || stem.starts_with(&raw.prefix) || stem.contains('*') {

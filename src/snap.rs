@@ -127,6 +127,9 @@ pub enum SendError {
     /// The worker had to stop while the call ran.
     #[error("the worker stopped while the call ran")]
     Interrupted,
+    /// The command's `notAfter` passed before the request could go out.
+    #[error("not sent: it would have been after notAfter")]
+    TooLate,
     /// The worker had to stop before the call.
     #[error("not sent: the worker is stopping")]
     Stopping,
@@ -147,6 +150,7 @@ impl SendError {
             Self::TimedOut(_) => "timeout",
             Self::Broken(_) => "broken",
             Self::Interrupted => "interrupted",
+            Self::TooLate => "too_late",
             Self::Stopping => "stopping",
         }
     }

@@ -115,8 +115,7 @@ pub fn of_cancel(result: Outcome<'_>, asked: Asked<'_>, overrides: &BTreeMap<Cod
     let over = code.and_then(|code| overrides.get(&code));
     let class = over.map(|over| over.verdict).or_else(|| class(code?));
     match class {
-        // Without a code to the contrary, a 401 says that the request was not let in.
-        None if reply.http_status == 401 => Verdict::Unauthorized,
+        None if was_not_let_in(reply, answer) => Verdict::Unauthorized,
         None => Verdict::Unknown,
         Some(_) if answer.is_some_and(|a| a.is_about_another(asked.reference, asked.partner_reference)) => {
             Verdict::Unknown
@@ -148,7 +147,7 @@ pub fn of_query(result: Outcome<'_>, asked: Asked<'_>, call: &QueryCall) -> Verd
         Err(_) => return Verdict::QueryFailed,
     };
     let Some(code) = readable_code(reply, answer, Operation::Query) else {
-        return if reply.http_status == 401 { Verdict::Unauthorized } else { Verdict::QueryFailed };
+        return if was_not_let_in(reply, answer) { Verdict::Unauthorized } else { Verdict::QueryFailed };
     };
     if answer.is_some_and(|a| a.is_about_another(asked.reference, asked.partner_reference)) {
         return Verdict::QueryFailed;
@@ -173,6 +172,12 @@ pub fn of_query(result: Outcome<'_>, asked: Asked<'_>, call: &QueryCall) -> Verd
 fn readable_code(reply: &Reply, answer: Option<&Answer>, operation: Operation) -> Option<Code> {
     let code = answer?.code?;
     (code.service() == operation.service() && code.http_status() == reply.http_status).then_some(code)
+}
+
+/// A 401 says so, with no code or with a 401 code of any service; a code of another status contradicts it.
+fn was_not_let_in(reply: &Reply, answer: Option<&Answer>) -> bool {
+    let code = answer.and_then(|answer| answer.code);
+    reply.http_status == 401 && code.is_none_or(|code| code.http_status() == 401)
 }
 
 /// HTTP status and case without the service.

@@ -601,3 +601,108 @@ async fn the_documented_permissions_are_enough_and_no_more_is_asked_for() {
     };
     assert!(refused.unwrap().to_string().contains("ACCESS_REFUSED"));
 }
+
+#[tokio::test]
+async fn a_message_that_cannot_be_read_holds_up_its_own_queue_only_and_tears_nothing() {
+    let place = Place::new(Broker::shared(), calm()).await;
+    assert!(place.command(&["topology", "declare"]).status().unwrap().success());
+    let client = place.client().await;
+    let mut events = client.collect().await;
+    for at in 0..5 {
+        assert!(client.publish("ifortepay", &command(&format!("before-{at}"), &format!("R{at}"))).await);
+    }
+    raw::publish(&place.url, &client.names.commands(), "ifortepay", b"\xff\xfe", b"{}");
+    let worker = place.worker_unready();
+    for job in (0..5).map(|at| format!("before-{at}")) {
+        assert_eq!(events.of(&job, SOON).await["data"]["outcome"], "canceled");
+    }
+    worker.wait_for_log("at the head of the queue", SOON).await;
+    for at in 0..5 {
+        assert!(client.publish("bnc", &command(&format!("neighbour-{at}"), &format!("R{at}"))).await);
+        assert_eq!(events.of(&format!("neighbour-{at}"), SOON).await["data"]["outcome"], "canceled");
+    }
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    events.read().await;
+    assert!(events.all.len() <= 15, "each is told once, or twice where it was fetched together with it");
+    for at in 0..5 {
+        assert_eq!(
+            place.transaction("ifortepay", &format!("R{at}")).await["calls"]["cancel"],
+            1,
+            "R{at} is cancelled once"
+        );
+    }
+    assert_eq!(client.depth(&client.names.parked()).await, 0, "no good one is given up");
+}
+
+#[tokio::test]
+async fn a_broker_that_is_killed_and_comes_back_has_lost_nothing() {
+    let broker = Broker::own();
+    let place = Place::new(&broker, sandbox::Options { latency: Duration::from_millis(20), ..calm() }).await;
+    let worker = place.worker().await;
+    let client = place.client().await;
+    let mut events = client.collect().await;
+    // RabbitMQ forgets a quorum queue that is not a second old when it is killed.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    for at in 0..300 {
+        let account = if at % 2 == 0 { "ifortepay" } else { "bnc" };
+        assert!(client.publish(account, &command(&format!("job-{at}"), &format!("R{at}"))).await);
+    }
+    events.wait(20, SOON).await;
+    broker.kill();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    broker.start_again();
+    let client = place.client().await;
+    let mut events = client.follow(events).await;
+    let begun = Instant::now();
+    let mut jobs = std::collections::BTreeSet::new();
+    while jobs.len() < 300 {
+        assert!(begun.elapsed() < Duration::from_secs(60), "{} of 300\n{}", jobs.len(), worker.read_log());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        events.read().await;
+        jobs.extend(events.all.iter().map(|(_, event)| event["data"]["jobId"].as_str().unwrap().to_owned()));
+    }
+    for (_, event) in &events.all {
+        assert_eq!(event["data"]["outcome"], "canceled", "{event}");
+    }
+}
+
+#[tokio::test]
+async fn a_retry_whose_bucket_is_gone_is_not_lost() {
+    let place = Place::new(Broker::shared(), sandbox::Options { faults: "429=1".parse().unwrap(), ..calm() }).await;
+    let worker = place.worker().await;
+    let client = place.client().await;
+    let mut events = client.collect().await;
+    for ms in [250, 500, 1_000, 2_000] {
+        let (bucket, _) = client.names.bucket_for(Duration::from_millis(ms));
+        client.channel.queue_delete(bucket.into(), QueueDeleteOptions::default()).await.unwrap();
+    }
+    assert!(client.publish("ifortepay", &command("homeless", "R1")).await);
+    worker.wait_for_log("a queue of ours is gone", SOON).await;
+    place.send("PUT", "/_sandbox/faults", &json!({ "faults": "0" })).await;
+    assert_eq!(events.of("homeless", Duration::from_secs(30)).await["data"]["outcome"], "canceled");
+}
+
+#[tokio::test]
+async fn a_reply_that_is_not_permitted_holds_nothing_up() {
+    let broker = Broker::shared();
+    let place = Place::new(broker, calm()).await;
+    assert!(place.command(&["topology", "declare"]).status().unwrap().success());
+    let ours = format!("^{}\\..*", place.prefix.replace('.', "\\."));
+    let url = user(broker, "noreply", &ours, &ours, &ours);
+    let log = place.dir.path().join("noreply.log");
+    let mut run = place.command(&["run"]);
+    let child = run.env("AMQP_URL", url).stderr(std::fs::File::create(&log).unwrap()).spawn().unwrap();
+    let worker = Worker { child, log };
+    worker.wait_for_log("\"consuming\"", SOON).await;
+    let client = place.client().await;
+    let mut events = client.collect().await;
+    for at in 0..6 {
+        let properties = persistent().with_reply_to("replies.mine".into());
+        let body = command(&format!("job-{at}"), &format!("R{at}")).to_string();
+        assert!(client.publish_raw(&client.names.commands(), "ifortepay", body.as_bytes(), properties).await);
+    }
+    for at in 0..6 {
+        assert_eq!(events.of(&format!("job-{at}"), SOON).await["data"]["outcome"], "canceled");
+    }
+    assert_eq!(worker.read_log().matches("connecting again").count(), 0, "{}", worker.read_log());
+}

@@ -135,12 +135,15 @@ async fn chaos_loses_nothing_and_contradicts_nothing() {
     for at in 0..COMMANDS {
         let job = format!("job-{at}");
         let told = of_job.get(&job).unwrap_or_else(|| panic!("{job} has no event"));
+        // A kill between a retry and its acknowledgement leaves two copies. One can settle what the other gave up on; two
+        // settled outcomes that differ are a contradiction.
         let outcomes: BTreeSet<_> = told.iter().map(|event| event["data"]["outcome"].as_str().unwrap()).collect();
-        assert_eq!(outcomes.len(), 1, "{job} is told differently: {told:#?}");
+        let settled: Vec<_> = outcomes.iter().copied().filter(|outcome| *outcome != "unresolved").collect();
+        assert!(settled.len() <= 1, "{job} is told differently: {told:#?}");
         let ids: BTreeSet<_> = told.iter().map(|event| event["id"].as_str().unwrap()).collect();
-        assert_eq!(ids.len(), 1, "a repeat of {job} has another id: {told:#?}");
-        repeats += told.len() - 1;
-        let outcome = *outcomes.first().unwrap();
+        assert_eq!(ids.len(), outcomes.len(), "a repeat of {job} has another id: {told:#?}");
+        repeats += told.len() - ids.len();
+        let outcome = settled.first().copied().unwrap_or("unresolved");
         *counts.entry(outcome.to_owned()).or_default() += 1;
         let transaction = states[format!("R{at}").as_str()];
         let state = transaction["state"].as_str().unwrap();
@@ -156,7 +159,8 @@ async fn chaos_loses_nothing_and_contradicts_nothing() {
             other => panic!("{job}: {other} {told:#?}"),
         }
         assert_eq!(is_faulty(at), outcome == "invalid", "{job}");
-        assert_eq!(parked.contains(&job), matches!(outcome, "invalid" | "unresolved"), "{job} and its parked copy");
+        let is_for_a_person = outcomes.contains("invalid") || outcomes.contains("unresolved");
+        assert_eq!(parked.contains(&job), is_for_a_person, "{job} and its parked copy");
     }
     // What expired cannot be told from what never was at a provider that says "not found" for both.
     assert!(counts["unresolved"] <= COMMANDS / 10, "{counts:?}");

@@ -141,6 +141,7 @@ fn the_readmes_settings_are_good() {
         at: at(expected["time"].as_str().unwrap()),
         ambiguous: false,
         parked: false,
+        tellings: 0,
         said,
     };
     let about = About {

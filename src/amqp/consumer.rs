@@ -19,13 +19,13 @@ use std::{
     future::Future,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::{Instrument, debug, error, info_span, warn};
+use tracing::{Instrument, debug, error, info, info_span, warn};
 
 /// What is done with a message.
 pub trait Handler: Send + Sync + 'static {
@@ -54,6 +54,8 @@ pub struct Shared {
     /// The broker takes no messages now.
     pub blocked: Arc<AtomicBool>,
     pub unblocked: Arc<Notify>,
+    /// How many queues are not consumed yet.
+    pub missing: Arc<AtomicUsize>,
 }
 
 /// Consumes one queue until the stop or a fault.
@@ -64,21 +66,24 @@ pub async fn run<H: Handler>(
     channel: Channel,
     queue: &str,
     limit: u16,
-    handler: H,
-    shared: Shared,
+    handler: Arc<H>,
+    shared: &Shared,
+    tasks: &TaskTracker,
 ) -> Result<(), AmqpError> {
     // A little more than can be worked on, so that the next is at hand; the client library's own buffer knows no limit.
-    let prefetch = limit.saturating_add((limit / 4).max(1));
+    // One at a time means just that.
+    let prefetch = if limit == 1 { 1 } else { limit.saturating_add((limit / 4).max(1)) };
     channel.basic_qos(prefetch, BasicQosOptions::default()).await?;
     let mut consumer =
         channel.basic_consume(queue.into(), "".into(), BasicConsumeOptions::default(), FieldTable::default()).await?;
-    let work = Work {
-        handler: Arc::new(handler),
-        shared,
-        slots: Arc::new(Semaphore::new(limit.into())),
-        tasks: TaskTracker::new(),
-    };
-    // After a fault, what still runs can no longer be acknowledged here; the next session does not wait for it.
+    match shared.missing.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| count.checked_sub(1)) {
+        Ok(1) => info!("consuming"),
+        Ok(_) => {}
+        Err(_) => info!(queue, "consuming again"),
+    }
+    let slots = Arc::new(Semaphore::new(limit.into()));
+    let work = Work { handler, shared: shared.clone(), slots, tasks: tasks.clone() };
+    // After a fault, what still runs can no longer be acknowledged here.
     work.take(&mut consumer, queue).await?;
     hand_back_unbegun(&channel, &mut consumer).await?;
     work.tasks.close();

@@ -6,9 +6,10 @@
 use super::{headers, topology::Names};
 use crate::{
     event::{CONTENT_TYPE, Event, Finish},
-    message::{Carried, Message},
+    message::{Carried, Message, Scalar},
     pipeline::{NotConfirmed, Outbox},
     retry::Progress,
+    shutdown::Stop,
 };
 use backoff::{ExponentialBackoffBuilder, backoff::Backoff};
 use lapin::{
@@ -26,8 +27,26 @@ use tokio::{sync::Mutex, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-/// No message is held longer while the broker refuses or is blocked.
-const HOLD: Duration = Duration::from_secs(240);
+/// No publish is held longer while the broker refuses or is blocked: with an event and its retry, a delivery stays under
+/// five minutes.
+const HOLD: Duration = Duration::from_secs(110);
+
+/// Why a message was not confirmed.
+enum Unconfirmed {
+    /// The broker said that it has not taken it.
+    Refused,
+    /// It may have been taken.
+    Unknown(String),
+}
+
+impl Unconfirmed {
+    fn at(self, exchange: &str) -> NotConfirmed {
+        match self {
+            Self::Refused => NotConfirmed(format!("{exchange} refused the message")),
+            Self::Unknown(why) => NotConfirmed(format!("{exchange}: {why}")),
+        }
+    }
+}
 
 /// Publishes for one session.
 #[derive(Clone)]
@@ -45,6 +64,7 @@ struct Inner {
     blocked: Arc<AtomicBool>,
     /// Set when the session has to be made anew.
     broken: CancellationToken,
+    stop: Stop,
 }
 
 impl AmqpOutbox {
@@ -59,6 +79,7 @@ impl AmqpOutbox {
         reply_to_allow: Vec<String>,
         blocked: Arc<AtomicBool>,
         broken: CancellationToken,
+        stop: Stop,
     ) -> lapin::Result<Self> {
         let channel = connection.create_channel().await?;
         channel.confirm_select(ConfirmSelectOptions::default()).await?;
@@ -72,6 +93,7 @@ impl AmqpOutbox {
             reply_to_allow,
             blocked,
             broken,
+            stop,
         })))
     }
 
@@ -81,7 +103,7 @@ impl AmqpOutbox {
         routing_key: &str,
         body: &[u8],
         properties: BasicProperties,
-    ) -> Result<(), NotConfirmed> {
+    ) -> Result<(), Unconfirmed> {
         let inner = &self.0;
         let publishing = async {
             let options = BasicPublishOptions::default();
@@ -92,49 +114,42 @@ impl AmqpOutbox {
         loop {
             match tokio::time::timeout(inner.confirm_timeout, &mut publishing).await {
                 Ok(Ok(Confirmation::Ack(_))) => return Ok(()),
-                // It said that it has not taken the message: nothing is wrong with the session.
-                Ok(Ok(_)) => return Err(NotConfirmed(format!("{exchange} refused the message"))),
+                Ok(Ok(_)) => return Err(Unconfirmed::Refused),
                 Ok(Err(error)) => {
                     inner.broken.cancel();
-                    return Err(NotConfirmed(error.to_string()));
+                    return Err(Unconfirmed::Unknown(error.to_string()));
                 }
                 // A blocked connection writes nothing; a new one would not either.
-                Err(_) if inner.blocked.load(Ordering::Relaxed) && begun.elapsed() < HOLD => {}
-                Err(_) => {
-                    inner.broken.cancel();
-                    return Err(NotConfirmed(format!("{exchange} did not confirm within {:?}", begun.elapsed())));
-                }
+                Err(_) if inner.blocked.load(Ordering::Relaxed) && self.may_hold(begun) => {}
+                // One queue that does not confirm is no reason to tear everybody's connections.
+                Err(_) => return Err(Unconfirmed::Unknown(format!("no confirm within {:?}", begun.elapsed()))),
             }
         }
     }
 
+    fn may_hold(&self, since: Instant) -> bool {
+        since.elapsed() < HOLD && !self.0.stop.now.is_cancelled() && !self.0.broken.is_cancelled()
+    }
+
     /// Publishes into a bucket. A bucket that is full refuses; then this slows down and tries again, within a limit.
-    async fn wait(
-        &self,
-        message: &Message,
-        delay: Duration,
-        ours: Vec<(String, crate::message::Scalar)>,
-    ) -> Result<(), NotConfirmed> {
+    async fn wait(&self, message: &Message, delay: Duration, ours: Vec<(String, Scalar)>) -> Result<(), NotConfirmed> {
         let (bucket, ms) = self.0.names.bucket_for(delay);
         let mut pauses = ExponentialBackoffBuilder::new()
             .with_initial_interval(Duration::from_millis(200))
             .with_max_interval(Duration::from_secs(10))
-            .with_max_elapsed_time(Some(HOLD))
+            .with_max_elapsed_time(None)
             .build();
+        let begun = Instant::now();
         loop {
             let properties = headers::copied(&message.properties, ours.clone()).with_expiration(ms.to_string().into());
-            let Err(error) = self.confirmed(&bucket, &message.routing_key, &message.body, properties).await else {
-                return Ok(());
-            };
-            match pauses.next_backoff() {
-                Some(pause) if !self.0.broken.is_cancelled() => {
-                    warn!(%error, ?pause, "a retry could not be stored; trying again");
+            match self.confirmed(&bucket, &message.routing_key, &message.body, properties).await {
+                Ok(()) => return Ok(()),
+                Err(Unconfirmed::Refused) if self.may_hold(begun) => {
+                    let pause = pauses.next_backoff().unwrap_or(Duration::from_secs(10));
+                    warn!(bucket, ?pause, "the bucket refused a retry (is it full?); trying again");
                     tokio::time::sleep(pause).await;
                 }
-                _ => {
-                    self.0.broken.cancel();
-                    return Err(error);
-                }
+                Err(error) => return Err(error.at(&bucket)),
             }
         }
     }
@@ -197,12 +212,15 @@ impl Outbox for AmqpOutbox {
 
     async fn park(&self, message: &Message, progress: &Progress, finish: &Finish) -> Result<(), NotConfirmed> {
         let ours = headers::of_parked(&message.routing_key, progress, finish);
-        let properties = headers::copied(&message.properties, ours);
-        self.confirmed(&self.0.names.parked(), &message.routing_key, &message.body, properties).await
+        let (parked, properties) = (self.0.names.parked(), headers::copied(&message.properties, ours));
+        let confirmed = self.confirmed(&parked, &message.routing_key, &message.body, properties).await;
+        confirmed.map_err(|error| error.at(&parked))
     }
 
     async fn publish(&self, event: &Event, message: &Message) -> Result<(), NotConfirmed> {
-        self.confirmed(&self.0.names.events(), &event.routing_key, &event.body, of_event(event, message)).await
+        let (events, properties) = (self.0.names.events(), of_event(event, message));
+        let confirmed = self.confirmed(&events, &event.routing_key, &event.body, properties).await;
+        confirmed.map_err(|error| error.at(&events))
     }
 
     async fn reply(&self, event: &Event, message: &Message) {

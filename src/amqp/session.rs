@@ -1,11 +1,14 @@
-//! A session with the broker: connects, consumes, and on any fault begins again, until the stop.
+//! A session with the broker: connects to publish, runs an intake for each account and one for the strays, and when it
+//! breaks begins again, until the stop.
 //!
-//! It has two connections, one to consume and one to publish: a broker in alarm blocks a connection that publishes, and
-//! nothing at all is written on it then, acknowledgements included.
+//! Publishing has a connection of its own: a broker in alarm blocks a connection that publishes, and nothing at all is
+//! written on it then, acknowledgements included. Each intake has its own, too, so that what goes wrong with one queue stays
+//! with it.
 
 use super::{
     AmqpError, connect,
-    consumer::{self, Shared},
+    consumer::Shared,
+    intake::{Intake, close},
     outbox::AmqpOutbox,
     topology::{self, Names},
 };
@@ -22,7 +25,7 @@ use lapin::{Connection, Event};
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -63,7 +66,7 @@ pub async fn run(settings: &Settings, accounts: Vec<Arc<Account>>, stop: Stop) -
 }
 
 /// 100 ms, 200 ms, … 10 s, each spread by half, so that many workers do not come back at once.
-fn pauses() -> ExponentialBackoff {
+pub(super) fn pauses() -> ExponentialBackoff {
     ExponentialBackoffBuilder::new()
         .with_initial_interval(Duration::from_millis(100))
         .with_multiplier(2.0)
@@ -79,13 +82,13 @@ async fn session(
     stop: &Stop,
     first: &mut bool,
 ) -> Result<(), AmqpError> {
-    let (consuming, publishing) = tokio::select! {
-        connections = async { tokio::try_join!(connect(&settings.amqp, "consumes"), connect(&settings.amqp, "publishes")) } => connections?,
+    let publishing = tokio::select! {
+        connection = connect(&settings.amqp, "publishes") => connection?,
         () = stop.soon.cancelled() => return Ok(()),
     };
     let publishing = Arc::new(publishing);
     let names = Names::new(&settings.amqp.prefix);
-    let objects = topology::objects(&names, &settings.account_names(), settings.results_log);
+    let objects = Arc::new(topology::objects(&names, &settings.account_names(), settings.results_log));
     topology::prepare(&publishing, &settings.amqp, &objects).await?;
     let shared = Shared {
         names: names.clone(),
@@ -93,6 +96,7 @@ async fn session(
         broken: CancellationToken::new(),
         blocked: Arc::new(AtomicBool::new(false)),
         unblocked: Arc::new(Notify::new()),
+        missing: Arc::new(AtomicUsize::new(accounts.len() + 1)),
     };
     // Whatever ends the session ends its helpers, too.
     let _ends = shared.broken.clone().drop_guard();
@@ -104,10 +108,18 @@ async fn session(
         settings.amqp.reply_to_allow.clone(),
         shared.blocked.clone(),
         shared.broken.clone(),
+        stop.clone(),
     )
     .await?;
 
-    let mut consumers = Vec::new();
+    let intake = |queue: String, limit| Intake {
+        amqp: settings.amqp.clone(),
+        objects: objects.clone(),
+        queue,
+        limit,
+        shared: shared.clone(),
+    };
+    let mut intakes = Vec::new();
     for account in accounts {
         let pipeline = Pipeline {
             account: account.settings.name.clone(),
@@ -119,45 +131,25 @@ async fn session(
             world: RealWorld,
             accepted_at: account.accepted_at.clone(),
         };
-        let (channel, shared) = (consuming.create_channel().await?, shared.clone());
         let queue = names.commands_of(&account.settings.name);
-        let limit = account.settings.max_in_flight;
-        consumers.push(tokio::spawn(async move {
-            breaks(consumer::run(channel, &queue, limit, pipeline, shared.clone()).await, &shared)
-        }));
+        intakes.push(tokio::spawn(intake(queue, account.settings.max_in_flight).run(pipeline)));
     }
     let strays = Strays { accounts: settings.account_names(), policy: Policy::default(), outbox, world: RealWorld };
-    let (channel, queue, own) = (consuming.create_channel().await?, names.strays(), shared.clone());
-    consumers.push(tokio::spawn(async move {
-        breaks(consumer::run(channel, &queue, STRAYS_AT_ONCE, strays, own.clone()).await, &own)
-    }));
+    intakes.push(tokio::spawn(intake(names.strays(), STRAYS_AT_ONCE).run(strays)));
     *first = false;
-    info!(accounts = accounts.len(), prefix = settings.amqp.prefix, "consuming");
 
-    let ended = try_join_all(consumers).await;
-    for connection in [&consuming, &*publishing] {
-        let closing = connection.close(200, "done".into());
-        if !matches!(tokio::time::timeout(Duration::from_secs(2), closing).await, Ok(Ok(()))) {
-            info!("the connection was closed already");
-        }
-    }
+    let ended = try_join_all(intakes).await;
+    close(&publishing).await;
     match ended {
         Ok(results) => results.into_iter().collect(),
-        Err(panicked) => Err(AmqpError::Topology(format!("a consumer failed: {panicked}"))),
+        Err(panicked) => Err(AmqpError::Topology(format!("an intake failed: {panicked}"))),
     }
-}
-
-/// One consumer's end is the session's end.
-fn breaks(ended: Result<(), AmqpError>, shared: &Shared) -> Result<(), AmqpError> {
-    if ended.is_err() {
-        shared.broken.cancel();
-    }
-    ended
 }
 
 /// Follows what the broker says of the publishing connection.
-fn watch(publishing: &Connection, shared: &Shared) {
+fn watch(publishing: &Arc<Connection>, shared: &Shared) {
     let mut events = publishing.events_listener();
+    let publishing = Arc::downgrade(publishing);
     let shared = shared.clone();
     tokio::spawn(async move {
         loop {
@@ -175,7 +167,10 @@ fn watch(publishing: &Connection, shared: &Shared) {
                     shared.blocked.store(false, Ordering::Relaxed);
                     shared.unblocked.notify_waiters();
                 }
-                Some(Event::Error(error)) => {
+                // A channel that the broker closes is told the same way; its publishes show it.
+                Some(Event::Error(error))
+                    if !publishing.upgrade().is_some_and(|connection| connection.status().connected()) =>
+                {
                     warn!(%error, "the publishing connection failed");
                     shared.broken.cancel();
                 }

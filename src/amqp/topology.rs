@@ -20,6 +20,8 @@ use std::time::Duration;
 const SHORTEST_BUCKET_MS: u64 = 250;
 /// 250 ms to over an hour.
 const BUCKETS: u32 = 15;
+/// In a problem that says that something could not be looked at.
+const UNSEEN: &str = "the user lacks the configure permission";
 /// Practically none. Workers read the delivery count themselves: a broker's limit would dead-letter innocent neighbours
 /// of a message that kills workers, RabbitMQ 4's default of 20 parks what was only looked at, and −1 loses messages on 3.10.
 const DELIVERY_LIMIT: i32 = 1_000_000;
@@ -73,6 +75,11 @@ impl Names {
 
     pub fn results_log(&self) -> String {
         format!("{}.results.log", self.prefix)
+    }
+
+    /// Whether an exchange is one that retries or parked copies are published to.
+    pub fn is_for_keeping(&self, exchange: &str) -> bool {
+        exchange == self.parked() || exchange.starts_with(&format!("{}.retry.", self.prefix))
     }
 
     fn bucket(&self, lower_ms: u64) -> String {
@@ -151,12 +158,13 @@ fn text(value: impl Into<String>) -> Argument {
 /// All objects, in an order in which they can be declared.
 pub fn objects(names: &Names, accounts: &[String], log: Option<ResultsLog>) -> Vec<Object> {
     let mut objects = Vec::new();
-    // Without dead-lettering: these are where everything else ends up. No limit of length: they must not refuse.
-    let last_resort =
-        || vec![("x-queue-type", text("quorum")), ("x-delivery-limit", Argument::Integer(DELIVERY_LIMIT))];
-    for name in [names.strays(), names.parked(), names.unrouted()] {
-        objects.push(exchange(&name, ExchangeKind::Fanout, vec![]));
-        objects.push(Object::Queue { name: name.clone(), arguments: last_resort() });
+    // No limit of length and no dead-lettering: these are where everything else ends up.
+    for name in [names.strays(), names.unrouted(), names.parked()] {
+        // A parked copy whose queue somebody has deleted becomes a stray instead of nothing.
+        let alternate = (name == names.parked()).then(|| ("alternate-exchange", text(names.strays())));
+        let arguments = vec![("x-queue-type", text("quorum")), ("x-delivery-limit", Argument::Integer(DELIVERY_LIMIT))];
+        objects.push(exchange(&name, ExchangeKind::Fanout, alternate.into_iter().collect()));
+        objects.push(Object::Queue { name: name.clone(), arguments });
         objects.push(bind(&name, &name, ""));
     }
     // A command for an account that nobody has becomes a stray instead of nothing.
@@ -172,15 +180,10 @@ pub fn objects(names: &Names, accounts: &[String], log: Option<ResultsLog>) -> V
     for account in accounts {
         let queue = names.commands_of(account);
         // No limit of length: a queue that refuses would stall a bucket, and with it the retries of every account. What a
-        // publisher's expiration takes out goes to the strays, and not before they have it (at-least-once, which in turn
-        // needs reject-publish).
-        let arguments = vec![
-            ("x-queue-type", text("quorum")),
-            ("x-delivery-limit", Argument::Integer(DELIVERY_LIMIT)),
-            ("x-dead-letter-exchange", text(names.strays())),
-            ("x-dead-letter-strategy", text("at-least-once")),
-            ("x-overflow", text("reject-publish")),
-        ];
+        // publisher's expiration takes out goes to the strays.
+        let mut arguments =
+            vec![("x-queue-type", text("quorum")), ("x-delivery-limit", Argument::Integer(DELIVERY_LIMIT))];
+        arguments.extend(dead_lettering_to(names.strays()));
         objects.push(Object::Queue { name: queue.clone(), arguments });
         objects.push(bind(&names.commands(), &queue, account));
         objects.push(bind(&names.due(), &queue, account));
@@ -188,23 +191,21 @@ pub fn objects(names: &Names, accounts: &[String], log: Option<ResultsLog>) -> V
     for k in 0..BUCKETS {
         let lower_ms = SHORTEST_BUCKET_MS << k;
         let name = names.bucket(lower_ms);
-        // A fan-out in front keeps the routing key, the account. Nobody consumes a bucket, so it needs no delivery limit; its
-        // dead-lettering is at-least-once, with what that needs, for the same reason as above. The time to live is for a message that lost its own: it
-        // would stay for ever and hold up all behind it.
-        let arguments = vec![
-            ("x-queue-type", text("quorum")),
-            ("x-dead-letter-exchange", text(names.due())),
-            ("x-dead-letter-strategy", text("at-least-once")),
-            ("x-overflow", text("reject-publish")),
-            ("x-message-ttl", Argument::Long(i64::try_from(2 * lower_ms).expect("two hours in milliseconds"))),
-        ];
-        objects.push(exchange(&name, ExchangeKind::Fanout, vec![]));
+        // A fan-out in front keeps the routing key, the account. Nobody consumes a bucket, so it needs no delivery limit. The
+        // time to live is for a message that lost its own: it would stay for ever and hold up all behind it.
+        let mut arguments = vec![("x-queue-type", text("quorum"))];
+        arguments.extend(dead_lettering_to(names.due()));
+        arguments
+            .push(("x-message-ttl", Argument::Long(i64::try_from(2 * lower_ms).expect("two hours in milliseconds"))));
+        // A retry whose bucket somebody has deleted becomes a stray instead of nothing.
+        objects.push(exchange(&name, ExchangeKind::Fanout, vec![("alternate-exchange", text(names.strays()))]));
         objects.push(Object::Queue { name: name.clone(), arguments });
         objects.push(bind(&name, &name, ""));
     }
     // Two exchanges for events: the log takes every one, which would keep an alternate exchange on the same exchange silent.
     objects.push(exchange(&names.results(), ExchangeKind::Topic, vec![("alternate-exchange", text(names.unrouted()))]));
-    objects.push(exchange(&names.events(), ExchangeKind::Fanout, vec![]));
+    let unrouted = ("alternate-exchange", text(names.unrouted()));
+    objects.push(exchange(&names.events(), ExchangeKind::Fanout, vec![unrouted]));
     objects.push(Object::Binding {
         from: names.events(),
         to: names.results(),
@@ -226,6 +227,16 @@ pub fn objects(names: &Names, accounts: &[String], log: Option<ResultsLog>) -> V
     objects
 }
 
+/// At least once: a message leaves its queue when the target has it, and not before. That needs `reject-publish`: with the
+/// usual overflow RabbitMQ falls back to at-most-once without a word.
+fn dead_lettering_to(exchange: String) -> [(&'static str, Argument); 3] {
+    [
+        ("x-dead-letter-exchange", text(exchange)),
+        ("x-dead-letter-strategy", text("at-least-once")),
+        ("x-overflow", text("reject-publish")),
+    ]
+}
+
 fn exchange(name: &str, kind: ExchangeKind, arguments: Vec<(&'static str, Argument)>) -> Object {
     Object::Exchange { name: name.to_owned(), kind, internal: false, arguments }
 }
@@ -244,8 +255,18 @@ fn bind(from: &str, queue: &str, routing_key: &str) -> Object {
 /// # Errors
 /// Names every object that is missing or differs, and how.
 pub async fn prepare(connection: &Connection, settings: &Amqp, objects: &[Object]) -> Result<(), AmqpError> {
-    let problems =
-        if settings.declare { declare(connection, objects).await? } else { missing(connection, objects).await? };
+    let problems = match settings.declare {
+        true => declare(connection, objects).await?,
+        false => {
+            let differing = verify(connection, objects).await?;
+            let (unseen, differing): (Vec<_>, Vec<_>) =
+                differing.into_iter().partition(|problem| problem.contains(UNSEEN));
+            if !unseen.is_empty() {
+                tracing::warn!(objects = unseen.len(), "arguments cannot be compared without the configure permission");
+            }
+            differing
+        }
+    };
     if problems.is_empty() { Ok(()) } else { Err(AmqpError::Topology(problems.join("\n"))) }
 }
 
@@ -356,9 +377,7 @@ fn explain(object: &Object, error: &lapin::Error) -> String {
         return format!("{what} is missing; make it with `topology declare`");
     }
     if said.contains("ACCESS_REFUSED") {
-        return format!(
-            "{what} cannot be declared or compared: the user lacks the configure permission for it ({said})"
-        );
+        return format!("{what} cannot be declared or compared: {UNSEEN} for it ({said})");
     }
     let differs = said
         .split_once("inequivalent arg '")

@@ -34,6 +34,8 @@ pub(super) struct Visit<'a, G, O, W> {
     /// The longest that the provider asked us to wait.
     retry_after: Option<Duration>,
     has_asked: bool,
+    /// The provider did not let this visit's cancel in.
+    cancel_denied: bool,
     /// The worker had to stop in the middle.
     interrupted: bool,
     /// The provider has accepted a cancel in this visit without finishing it: it needs its time, whatever a query says.
@@ -57,6 +59,7 @@ impl<'a, G: Gateway, O: Outbox, W: World> Visit<'a, G, O, W> {
             token: None,
             retry_after: None,
             has_asked: false,
+            cancel_denied: false,
             interrupted: false,
             pending: false,
         }
@@ -106,7 +109,10 @@ impl<'a, G: Gateway, O: Outbox, W: World> Visit<'a, G, O, W> {
                 }
             }
             Verdict::CutOff => self.later(Later::CutOff),
-            Verdict::Misconfigured { .. } => self.later(Later::Misconfigured),
+            Verdict::Misconfigured { .. } => {
+                self.cancel_denied = true;
+                self.later(Later::Misconfigured)
+            }
             _ => self.later(Later::Busy),
         }
     }
@@ -176,7 +182,7 @@ impl<'a, G: Gateway, O: Outbox, W: World> Visit<'a, G, O, W> {
                     && self.command.qr_expires_at.is_some_and(long_expired);
                 if expired { Cause::Expired } else { Cause::NotFound }
             }
-            Later::Misconfigured if !self.progress.ambiguous => Cause::NotAuthorized,
+            Later::Misconfigured if self.cancel_denied && !self.progress.ambiguous => Cause::NotAuthorized,
             _ => Cause::AttemptsExhausted,
         }
     }
@@ -228,7 +234,8 @@ impl<'a, G: Gateway, O: Outbox, W: World> Visit<'a, G, O, W> {
         let body_sha256 = hex::encode(Sha256::digest(&body));
         let external_id =
             pipeline.partner.external_id(operation, &self.digest, self.progress.conflict, pipeline.world.random());
-        let sent = pipeline.gateway.send(operation, body, &external_id).await;
+        let not_after = self.command.not_after.filter(|_| operation == Operation::Cancel);
+        let sent = pipeline.gateway.send(operation, body, &external_id, not_after).await;
         self.has_asked = true;
 
         let answer = sent.result.as_ref().ok().and_then(|reply| Answer::read(&reply.body));

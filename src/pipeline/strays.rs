@@ -6,8 +6,9 @@ use crate::{
     event::{About, Finish, Said, Subject},
     message::{Carried, DeadLetter, Message, Origin},
     outcome::Cause,
-    retry::{self, Policy, Progress},
+    retry::{self, Later, Policy, Progress},
 };
+use tracing::warn;
 
 /// Messages that no account's queue took, or that the broker took out of one.
 pub struct Strays<O, W> {
@@ -33,6 +34,10 @@ impl<O: Outbox, W: World> Strays<O, W> {
             }
             Carried::Damaged => Progress { ambiguous: true, ..Progress::new(message.received_at) },
         };
+        if message.origin == Origin::PastItsQueue && !message.redelivered {
+            // The next session declares what is missing, and the broker delivers this again.
+            return Err(NotConfirmed("a queue of ours is gone: a message meant for it became a stray".into()));
+        }
         let known = self.accounts.contains(&message.routing_key);
         let told_before = progress.finish.as_ref().map(|finish| finish.cause);
         let cause = match (told_before, message.origin) {
@@ -40,12 +45,17 @@ impl<O: Outbox, W: World> Strays<O, W> {
             (None, Origin::DeadLettered(DeadLetter::Expired)) => Cause::ExpiredInQueue,
             (None, Origin::DeadLettered(DeadLetter::Other)) => Cause::WorkerCrashed,
             // It was published before the account's queue was there.
-            (None, Origin::Published | Origin::Due) if known => {
-                self.outbox.retry(message, &progress, retry::SHORTEST).await?;
+            (None, Origin::Published | Origin::Due | Origin::PastItsQueue) if known => {
+                // Should it come back (a binding that somebody has removed), it waits longer and longer, and is seen.
+                progress.doubts += 1;
+                let delay = retry::next(&self.policy, &mut progress, Later::Misconfigured, None, self.world.jitter());
+                let delay = delay.unwrap_or(retry::LONGEST);
+                warn!(account = message.routing_key, ?delay, "a stray of an account that is there; sent to its queue");
+                self.outbox.retry(message, &progress, delay).await?;
                 return Ok(Ending::Rerouted);
             }
             (None, Origin::Published) => Cause::UnknownAccount,
-            (None, Origin::Due) => Cause::AccountRemoved,
+            (None, Origin::Due | Origin::PastItsQueue) => Cause::AccountRemoved,
         };
         let rejection = match cause {
             Cause::UnknownAccount => Rejection::unknown_account(&message.body, message.hints(), &message.routing_key),
@@ -54,7 +64,8 @@ impl<O: Outbox, W: World> Strays<O, W> {
         tracing::Span::current().record("job_id", rejection.job_id.as_deref());
         // What a worker did with it before the broker took it is not known.
         let ambiguous = cause != Cause::UnknownAccount && (progress.ambiguous || message.origin != Origin::Due);
-        let decided = Finish { cause, at: self.world.now(), ambiguous, parked: false, said: Said::default() };
+        let decided =
+            Finish { cause, at: self.world.now(), ambiguous, parked: false, tellings: 0, said: Said::default() };
         let finish = progress.finish.take().unwrap_or(decided);
         let about = About {
             account: &message.routing_key,

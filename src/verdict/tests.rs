@@ -262,10 +262,15 @@ fn http_429_is_too_many_requests_whatever_the_body() {
 #[test]
 fn http_401_says_that_the_request_was_not_let_in_even_without_a_code() {
     for body in
-        [String::new(), "<html>".into(), "{}".into(), "[]".into(), coded("2007700"), coded("4019900"), coded("401")]
+        [String::new(), "<html>".into(), "{}".into(), "[]".into(), coded("4017300"), coded("4019900"), coded("401")]
     {
         assert_eq!(cancel(401, &body), Verdict::Unauthorized, "{body}");
         assert_eq!(query(401, &body), Verdict::Unauthorized, "{body}");
+    }
+    // A code of another status contradicts it: then nobody knows.
+    for body in [coded("2007700"), coded("5047700"), coded("2005100")] {
+        assert_eq!(cancel(401, &body), Verdict::Unknown, "{body}");
+        assert_eq!(query(401, &body), Verdict::QueryFailed, "{body}");
     }
     assert_eq!(cancel(401, coded("4017799")), Verdict::Unauthorized);
     assert_eq!(query(401, coded("4015199")), Verdict::Unauthorized);

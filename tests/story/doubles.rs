@@ -158,7 +158,13 @@ impl Rig {
 }
 
 impl Gateway for Rig {
-    async fn send(&self, operation: Operation, body: Vec<u8>, external_id: &str) -> Sent {
+    async fn send(
+        &self,
+        operation: Operation,
+        body: Vec<u8>,
+        external_id: &str,
+        _not_after: Option<DateTime<Utc>>,
+    ) -> Sent {
         let mut state = self.state();
         let at = state.now;
         let answer = match state.answers.pop_front() {

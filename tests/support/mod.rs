@@ -6,6 +6,8 @@
     reason = "each test binary uses a part of it; tests read their environment"
 )]
 
+pub mod raw;
+
 use futures_util::{StreamExt, future::BoxFuture};
 use lapin::{
     BasicProperties, Channel, Connection, ConnectionProperties,
@@ -380,6 +382,11 @@ impl Client {
             .await
             .unwrap();
         Events { channel: self.channel.clone(), queue, all: Vec::new() }
+    }
+
+    /// Reads on after the broker was gone, with what has been read so far.
+    pub async fn follow(&self, before: Events) -> Events {
+        Events { channel: self.channel.clone(), ..before }
     }
 
     /// Takes everything out of a queue.
