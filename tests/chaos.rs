@@ -40,7 +40,7 @@ async fn chaos_loses_nothing_and_contradicts_nothing() {
     let text = read(&place.config)
         .replace("timeout_ms = 2_000", "max_in_flight = 250\ntimeout_ms = 1_500")
         .replace("max_attempts = 20", "max_attempts = 25")
-        .replace("level = \"debug\"", "level = \"warn,qris_cancel_worker::amqp::session=info\"");
+        .replace("level = \"debug\"", "level = \"warn,qris_cancel_worker::amqp=info\"");
     std::fs::write(&place.config, text).unwrap();
 
     let mut worker = place.worker().await;

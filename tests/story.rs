@@ -463,6 +463,25 @@ async fn a_command_that_alone_is_not_authorized_ends_after_its_last_attempt() {
     assert_event!(story);
 }
 
+#[tokio::test]
+async fn a_query_alone_never_refuses() {
+    // The customer has paid, and we may not query: a refusal would tell nobody to look.
+    let mut story = Story::new();
+    assert_eq!(story.attempt([code("4047714"), code("4035101")]).await, Ok(Scheduled(Later::Misconfigured)));
+    let ending = loop {
+        story.comes_back();
+        let mut other = Story::new();
+        other.pipeline.accepted_at = story.pipeline.accepted_at.clone();
+        other.rig.state().now = story.rig.state().now - TimeDelta::milliseconds(10);
+        other.attempt([canceled()]).await.unwrap();
+        match story.attempt([code("4035101")]).await.unwrap() {
+            Scheduled(_) => {}
+            ending => break ending,
+        }
+    };
+    assert_eq!(ending, Finished(Cause::AttemptsExhausted));
+}
+
 // The end of patience.
 
 #[tokio::test]
@@ -880,14 +899,14 @@ async fn a_stray_for_a_known_account_is_sent_to_it() {
     let mut story = Story::new();
     assert_eq!(story.strays(&["shop"]).handle(&story.message).await, Ok(Rerouted));
     assert_eq!(story.journal(), "retry");
-    let (progress, delay) = story.waiting();
-    assert_eq!((progress, delay), (Progress::new(start()), Duration::from_millis(250)));
+    // Should its binding be gone, it waits longer each time.
+    assert_eq!(story.waiting().0, Progress { doubts: 1, ..Progress::new(start()) });
     // Nothing is forgotten on the way.
     story.attempt([timeout(), status("01")]).await.unwrap();
     let (carried, _) = story.waiting();
     story.comes_back();
     story.strays(&["shop"]).handle(&story.message).await.unwrap();
-    assert_eq!(story.waiting().0, carried);
+    assert_eq!(story.waiting().0, Progress { doubts: 1, ..carried });
     story.message.carried = Carried::Damaged;
     story.strays(&["shop"]).handle(&story.message).await.unwrap();
     assert!(story.waiting().0.ambiguous);
