@@ -4,9 +4,15 @@
 //! checked while it is read, so that a mistake is refused at start with its line and the reason, and the rest of the
 //! crate can trust it.
 
+mod field;
+mod template;
+
 use super::Code;
 use serde::Deserialize;
 use std::{collections::BTreeMap, fmt, path::Path};
+
+pub use field::{CommandField, Field, Source};
+pub use template::{Placeholder, Template};
 
 /// The profiles that come with the worker: name and TOML text.
 pub const BUILT_IN: [(&str, &str); 3] = [
@@ -221,73 +227,6 @@ pub enum Status {
     NotFound,
 }
 
-/// One field of a request body.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields, try_from = "RawField")]
-pub struct Field {
-    /// Its name in the body.
-    pub name: String,
-    pub source: Source,
-    pub required: bool,
-    /// Longest value in characters.
-    pub max: usize,
-    /// Entries of the object that are always sent with these values.
-    pub constants: BTreeMap<String, String>,
-}
-
-/// Where a body field's value comes from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Source {
-    /// A field of the command (or, for merchant fields, the account's default).
-    Command(CommandField),
-    /// Always this.
-    Constant(String),
-}
-
-/// A command's fields that can be sent to a provider, with the name they have in a command.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub enum CommandField {
-    OriginalReferenceNo,
-    OriginalPartnerReferenceNo,
-    OriginalExternalId,
-    Reason,
-    MerchantId,
-    SubMerchantId,
-    ExternalStoreId,
-    Amount,
-    AdditionalInfo,
-}
-
-impl CommandField {
-    pub const ALL: [Self; 9] = [
-        Self::OriginalReferenceNo,
-        Self::OriginalPartnerReferenceNo,
-        Self::OriginalExternalId,
-        Self::Reason,
-        Self::MerchantId,
-        Self::SubMerchantId,
-        Self::ExternalStoreId,
-        Self::Amount,
-        Self::AdditionalInfo,
-    ];
-
-    /// The name in a command.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::OriginalReferenceNo => "originalReferenceNo",
-            Self::OriginalPartnerReferenceNo => "originalPartnerReferenceNo",
-            Self::OriginalExternalId => "originalExternalId",
-            Self::Reason => "reason",
-            Self::MerchantId => "merchantId",
-            Self::SubMerchantId => "subMerchantId",
-            Self::ExternalStoreId => "externalStoreId",
-            Self::Amount => "amount",
-            Self::AdditionalInfo => "additionalInfo",
-        }
-    }
-}
-
 /// What a response code means at this provider instead of what the standard's table says.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -348,154 +287,6 @@ impl TryFrom<String> for UrlPath {
             return Err(format!("path {path:?} must start with / and hold no query, fragment, space or escape"));
         }
         Ok(Self(path))
-    }
-}
-
-/// A header's value with `{placeholders}`.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
-pub struct Template(Vec<Piece>);
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Piece {
-    Text(String),
-    Value(Placeholder),
-}
-
-/// A value that a header can hold.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Placeholder {
-    Token,
-    Timestamp,
-    Signature,
-    ExternalId,
-    PartnerId,
-    ClientKey,
-    ChannelId,
-    Origin,
-}
-
-impl Placeholder {
-    const ALL: [(&str, Self); 8] = [
-        ("token", Self::Token),
-        ("timestamp", Self::Timestamp),
-        ("signature", Self::Signature),
-        ("external_id", Self::ExternalId),
-        ("partner_id", Self::PartnerId),
-        ("client_key", Self::ClientKey),
-        ("channel_id", Self::ChannelId),
-        ("origin", Self::Origin),
-    ];
-
-    /// Its name, which is also that of the account's setting where the account gives it.
-    pub fn name(self) -> &'static str {
-        Self::ALL.iter().find(|(_, value)| *value == self).map_or("", |(name, _)| name)
-    }
-}
-
-impl Template {
-    /// The text with every placeholder replaced; `None` where `value` has nothing for one of them.
-    pub fn render<'a>(&self, value: impl Fn(Placeholder) -> Option<&'a str>) -> Option<String> {
-        let mut text = String::new();
-        for piece in &self.0 {
-            match piece {
-                Piece::Text(plain) => text.push_str(plain),
-                Piece::Value(placeholder) => text.push_str(value(*placeholder)?),
-            }
-        }
-        Some(text)
-    }
-
-    pub fn placeholders(&self) -> impl Iterator<Item = Placeholder> {
-        self.0.iter().filter_map(|piece| match piece {
-            Piece::Value(placeholder) => Some(*placeholder),
-            Piece::Text(_) => None,
-        })
-    }
-
-    /// The text between the placeholders when there is just one of them: (before, placeholder, after).
-    pub fn around(&self) -> Option<(&str, Placeholder, &str)> {
-        match self.0.as_slice() {
-            [Piece::Value(p)] => Some(("", *p, "")),
-            [Piece::Text(before), Piece::Value(p)] => Some((before, *p, "")),
-            [Piece::Value(p), Piece::Text(after)] => Some(("", *p, after)),
-            [Piece::Text(before), Piece::Value(p), Piece::Text(after)] => Some((before, *p, after)),
-            _ => None,
-        }
-    }
-}
-
-impl TryFrom<String> for Template {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        if let Some(bad) = text.chars().find(|c| !(' '..='~').contains(c)) {
-            return Err(format!("a header's value holds {bad:?}; only printable ASCII can be sent"));
-        }
-        let mut pieces = Vec::new();
-        let mut rest = text.as_str();
-        while let Some((before, after)) = rest.split_once('{') {
-            let (name, after) = after.split_once('}').ok_or("a { has no }")?;
-            if !before.is_empty() {
-                pieces.push(Piece::Text(before.to_owned()));
-            }
-            let known = Placeholder::ALL.iter().find(|(known, _)| *known == name);
-            let (_, placeholder) = known.ok_or_else(|| {
-                let names = Placeholder::ALL.map(|(name, _)| format!("{{{name}}}")).join(", ");
-                format!("{{{name}}} is not a value a header can hold; there are {names}")
-            })?;
-            pieces.push(Piece::Value(*placeholder));
-            rest = after;
-        }
-        if !rest.is_empty() {
-            pieces.push(Piece::Text(rest.to_owned()));
-        }
-        Ok(Self(pieces))
-    }
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawField {
-    name: String,
-    from: Option<CommandField>,
-    value: Option<String>,
-    #[serde(default)]
-    required: bool,
-    max: Option<usize>,
-    #[serde(default)]
-    constants: BTreeMap<String, String>,
-}
-
-impl TryFrom<RawField> for Field {
-    type Error = String;
-
-    fn try_from(raw: RawField) -> Result<Self, String> {
-        let name = &raw.name;
-        if name.is_empty() {
-            return Err("a field's name is empty".into());
-        }
-        let own_name = || CommandField::ALL.into_iter().find(|field| field.name() == name);
-        let source = match (raw.from, raw.value) {
-            (Some(_), Some(_)) => return Err(format!("{name}: give `from` or `value`, not both")),
-            (None, Some(value)) => Source::Constant(value),
-            (Some(field), None) => Source::Command(field),
-            (None, None) => Source::Command(own_name().ok_or_else(|| {
-                format!("{name} is no field of a command: say with `from` which field fills it, or give its `value`")
-            })?),
-        };
-        let of_object = source == Source::Command(CommandField::AdditionalInfo);
-        if !raw.constants.is_empty() && !of_object {
-            return Err(format!("{name}: only additionalInfo can have `constants`"));
-        }
-        let is_text = matches!(source, Source::Command(f) if f != CommandField::Amount && !of_object);
-        let max = match (raw.max, is_text) {
-            (Some(0), _) => return Err(format!("{name}: `max` must be at least 1")),
-            (Some(_), false) => return Err(format!("{name}: `max` is for texts of the command")),
-            (None, true) => return Err(format!("{name}: `max`, its longest length in characters, is missing")),
-            (max, _) => max.unwrap_or(usize::MAX),
-        };
-        Ok(Self { name: raw.name, source, required: raw.required, max, constants: raw.constants })
     }
 }
 
