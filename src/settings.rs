@@ -185,6 +185,29 @@ impl Settings {
     }
 }
 
+/// The stack of every thread, in bytes. The client library reads nested headers by recursion, on a thread of its own, and a
+/// frame has room for some 26,000 levels: with the usual 2 MiB, one hostile message would end the process again and again.
+const STACK: &str = "67108864";
+/// The variable by which alone that thread's stack can be sized.
+const STACK_VARIABLE: &str = "RUST_MIN_STACK";
+
+/// Starts this program anew, in the same process, with deep stacks, unless it has them.
+///
+/// # Errors
+/// When it could not be started; then it goes on as it is.
+pub fn ensure_deep_stacks() -> std::io::Result<()> {
+    use std::os::unix::process::CommandExt;
+    if std::env::var_os(STACK_VARIABLE).is_some() {
+        return Ok(());
+    }
+    let mut arguments = std::env::args_os();
+    let mut again = std::process::Command::new(std::env::current_exe()?);
+    if let Some(name) = arguments.next() {
+        again.arg0(name);
+    }
+    Err(again.args(arguments).env(STACK_VARIABLE, STACK).exec())
+}
+
 fn environment() -> BTreeMap<String, String> {
     #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
     let variables = std::env::vars_os();

@@ -611,7 +611,7 @@ async fn a_message_that_cannot_be_read_holds_up_its_own_queue_only_and_tears_not
     for at in 0..5 {
         assert!(client.publish("ifortepay", &command(&format!("before-{at}"), &format!("R{at}"))).await);
     }
-    raw::publish(&place.url, &client.names.commands(), "ifortepay", b"\xff\xfe", b"{}");
+    raw::publish(&place.url, &client.names.commands(), "ifortepay", raw::message_id(b"\xff\xfe"), b"{}");
     let worker = place.worker_unready();
     for job in (0..5).map(|at| format!("before-{at}")) {
         assert_eq!(events.of(&job, SOON).await["data"]["outcome"], "canceled");
@@ -705,4 +705,16 @@ async fn a_reply_that_is_not_permitted_holds_nothing_up() {
         assert_eq!(events.of(&format!("job-{at}"), SOON).await["data"]["outcome"], "canceled");
     }
     assert_eq!(worker.read_log().matches("connecting again").count(), 0, "{}", worker.read_log());
+}
+
+#[tokio::test]
+async fn deeply_nested_headers_are_no_way_to_end_the_worker() {
+    let place = Place::new(Broker::shared(), calm()).await;
+    let mut worker = place.worker().await;
+    let client = place.client().await;
+    let mut events = client.collect().await;
+    let body = command("nested", "R1").to_string();
+    raw::publish(&place.url, &client.names.commands(), "ifortepay", raw::nested_header(5_000), body.as_bytes());
+    assert_eq!(events.of("nested", SOON).await["data"]["outcome"], "canceled");
+    assert_eq!(worker.stop("-TERM").await.0, 0);
 }

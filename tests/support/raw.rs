@@ -1,4 +1,4 @@
-//! Just enough AMQP 0-9-1, byte by byte, to publish what no client library would: properties that are not UTF-8.
+//! Just enough AMQP 0-9-1, byte by byte, to publish what no client library would.
 
 use std::{
     io::{Read, Write},
@@ -6,8 +6,26 @@ use std::{
     time::Duration,
 };
 
-/// Publishes a persistent message with this `message_id`, whatever its bytes are.
-pub fn publish(url: &str, exchange: &str, routing_key: &str, message_id: &[u8], body: &[u8]) {
+/// A `message_id`, whatever its bytes are: property flags and list.
+pub fn message_id(bytes: &[u8]) -> (u16, Vec<u8>) {
+    (1 << 7, short(bytes))
+}
+
+/// A header that is a list in a list in a list, so deep.
+pub fn nested_header(levels: usize) -> (u16, Vec<u8>) {
+    let mut value = Vec::new();
+    for _ in 0..levels {
+        let inner = long(&value);
+        value = vec![b'A'];
+        value.extend(inner);
+    }
+    let mut table = short(b"x");
+    table.extend(value);
+    (1 << 13, long(&table))
+}
+
+/// Publishes a message with these properties.
+pub fn publish(url: &str, exchange: &str, routing_key: &str, properties: (u16, Vec<u8>), body: &[u8]) {
     let authority = url.split('@').nth(1).unwrap().split('/').next().unwrap();
     let mut stream = TcpStream::connect(authority).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
@@ -33,12 +51,11 @@ pub fn publish(url: &str, exchange: &str, routing_key: &str, message_id: &[u8], 
     publish.extend(short(routing_key.as_bytes()));
     publish.push(0);
     method(&mut stream, 1, 60, 40, &publish);
-    // Content header: class, weight, size, flags for delivery_mode and message_id.
+    // Content header: class, weight, size, property flags, properties.
     let mut header = vec![0, 60, 0, 0];
     header.extend((body.len() as u64).to_be_bytes());
-    header.extend((1_u16 << 12 | 1 << 7).to_be_bytes());
-    header.push(2);
-    header.extend(short(message_id));
+    header.extend(properties.0.to_be_bytes());
+    header.extend(properties.1);
     frame(&mut stream, 2, 1, &header);
     frame(&mut stream, 3, 1, body);
     let (kind, confirm) = read_frame(&mut stream);
