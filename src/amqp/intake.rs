@@ -17,7 +17,7 @@ use lapin::{Connection, ErrorKind};
 use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
-use tracing::{error, info};
+use tracing::{debug, error};
 
 /// A connection that held this long was a good one: the next pause is short again, and messages are fetched ahead again.
 const GOOD_CONNECTION: Duration = Duration::from_secs(30);
@@ -119,6 +119,6 @@ impl Intake {
 pub async fn close(connection: &Connection) {
     let closing = connection.close(200, "done".into());
     if !matches!(tokio::time::timeout(Duration::from_secs(2), closing).await, Ok(Ok(()))) {
-        info!("a connection was closed already");
+        debug!("a connection was closed already");
     }
 }

@@ -167,6 +167,8 @@ fn watch(publishing: &Arc<Connection>, shared: &Shared) {
                     shared.blocked.store(false, Ordering::Relaxed);
                     shared.unblocked.notify_waiters();
                 }
+                // Our own closing is told this way, too.
+                Some(Event::Error(_)) if shared.stop.soon.is_cancelled() => {}
                 // A channel that the broker closes is told the same way; its publishes show it.
                 Some(Event::Error(error))
                     if !publishing.upgrade().is_some_and(|connection| connection.status().connected()) =>

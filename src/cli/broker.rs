@@ -56,7 +56,10 @@ pub fn line(event: &Value) -> String {
         _ => String::new(),
     };
     let violations = data["violations"].as_array().map_or(String::new(), |violations| {
-        violations.iter().map(|v| format!("  {}: {}", text(&v["field"]), text(&v["rule"]))).collect()
+        violations
+            .iter()
+            .map(|v| format!("  {} {}", text(&v["field"]), text(&v["rule"])).replace("   ", "  "))
+            .collect()
     });
     let effect = if data["mayHaveTakenEffect"] == true { "  may have taken effect" } else { "" };
     format!(

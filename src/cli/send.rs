@@ -30,6 +30,7 @@ pub struct Arguments {
     /// Read commands from standard input, one JSON object a line.
     #[arg(long, conflicts_with_all = ["job_id", "reference", "partner_reference", "reason"])]
     stdin: bool,
+    /// jobId; a random one unless given.
     #[arg(long)]
     job_id: Option<String>,
     /// originalReferenceNo
@@ -38,6 +39,7 @@ pub struct Arguments {
     /// originalPartnerReferenceNo
     #[arg(long)]
     partner_reference: Option<String>,
+    /// reason; "cancelled by hand" unless given.
     #[arg(long)]
     reason: Option<String>,
     /// Any further field: --field merchantId=0001, or JSON: --field 'additionalInfo={"contractId":"7"}'.
