@@ -30,8 +30,10 @@ pub const ACCOUNTS: [(&str, &str, SigningMode); 5] = [
 fn own_profile() -> String {
     let changes = [
         (r#"signature = "base64""#, r#"signature = "hex""#),
-        (r#"offset = "+07:00""#, "offset = \"Z\"\nfraction = \"milliseconds\""),
-        ("digits = 32\n", "digits = 20\nrepeat = \"same\"\n"),
+        (r#"offset = "+07:00""#, r#"offset = "Z""#),
+        (r#"fraction = "none""#, r#"fraction = "milliseconds""#),
+        ("digits = 32", "digits = 20"),
+        (r#"repeat = "new""#, r#"repeat = "same""#),
         (r#""Authorization" = "Bearer {token}""#, "\"X-TOKEN\" = \"t={token};\"\n\"X-PLATFORM\" = \"PORTAL\""),
         (r#""X-PARTNER-ID" = "{partner_id}""#, r#""X-WHO" = "{partner_id}/{channel_id}""#),
         (r#"grant_field = "grantType""#, r#"grant_field = "grant""#),
