@@ -39,6 +39,8 @@ pub mod event;
 pub mod retry;
 // The story.
 pub mod pipeline;
+// When an account rests.
+pub mod breaker;
 // The edges: one account's provider, the broker, the settings, the process.
 pub mod account;
 pub mod amqp;

@@ -8,15 +8,16 @@ mod raw;
 mod reader;
 
 use crate::{
+    breaker,
     retry::Policy,
     snap::{client, request::Partner},
 };
 use raw::Raw;
 use reader::Reader;
 use secrecy::SecretString;
-use std::{collections::BTreeMap, fmt, path::Path, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
-pub use raw::LogFormat;
+pub use raw::{LogFormat, State};
 
 /// Names the settings file where no `--config` does.
 pub const CONFIG_VARIABLE: &str = "QRIS_CANCEL_CONFIG";
@@ -28,6 +29,8 @@ pub struct Settings {
     pub amqp: Amqp,
     pub results_log: Option<ResultsLog>,
     pub log: Log,
+    /// Where operators' HTTP is served.
+    pub listen: SocketAddr,
     /// How long calls may go on after a signal to stop.
     pub grace: Duration,
     pub accounts: Vec<Arc<Account>>,
@@ -81,6 +84,10 @@ pub struct Account {
     pub client: client::Options,
     pub policy: Policy,
     pub max_in_flight: u16,
+    /// For all calls of this worker, token calls included.
+    pub max_requests_per_second: Option<f64>,
+    pub state: State,
+    pub breaker: breaker::Rules,
     pub confirm_cancel: bool,
 }
 

@@ -3,7 +3,7 @@
 
 use qris_cancel_worker::snap::{
     Operation, Reply, SendError,
-    client::{Client, MinTls, Options},
+    client::{Client, Options},
     key::PrivateKey,
     profile::{BUILT_IN, Profile, SigningMode},
     request::{Ids, MerchantDefaults, Partner, Route, SignedRequest},
@@ -26,7 +26,7 @@ use tokio::{
 const TIMEOUT: Duration = Duration::from_millis(600);
 
 fn client() -> Client {
-    Client::new(&Options { connect_timeout: Duration::from_millis(300), timeout: TIMEOUT, min_tls: MinTls::V1_3 })
+    Client::new(&Options { connect_timeout: Duration::from_millis(300), timeout: TIMEOUT, ..Options::default() })
         .unwrap()
 }
 

@@ -123,6 +123,31 @@ pub struct RawRetry {
     pub cut_off_max_elapsed_s: Option<u64>,
 }
 
+/// Whether an account takes commands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    #[default]
+    Active,
+    /// On purpose, as for a bank's maintenance: commands wait in RabbitMQ.
+    Paused,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawBreaker {
+    pub calls: u32,
+    pub failure_percent: u32,
+    pub initial_ms: u64,
+    pub max_ms: u64,
+}
+
+impl Default for RawBreaker {
+    fn default() -> Self {
+        Self { calls: 20, failure_percent: 80, initial_ms: 1_000, max_ms: 60_000 }
+    }
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RawAccount {
@@ -145,14 +170,23 @@ pub struct RawAccount {
     pub external_store_id: Option<String>,
     #[serde(default = "max_in_flight")]
     pub max_in_flight: u16,
+    pub max_requests_per_second: Option<f64>,
+    #[serde(default)]
+    pub state: State,
     #[serde(default = "call_connect_timeout_ms")]
     pub connect_timeout_ms: u64,
     #[serde(default = "call_timeout_ms")]
     pub timeout_ms: u64,
     #[serde(default)]
     pub min_tls: MinTls,
+    pub proxy: Option<Text>,
+    pub ca_file: Option<PathBuf>,
+    pub cert_file: Option<PathBuf>,
+    pub key_file: Option<PathBuf>,
     #[serde(default)]
     pub confirm_cancel: bool,
+    #[serde(default)]
+    pub breaker: RawBreaker,
     #[serde(default)]
     pub retry: RawRetry,
 }

@@ -3,9 +3,10 @@
 
 use super::{
     Account, Amqp, AmqpTls, Log, Problem, ResultsLog, Settings,
-    raw::{self, Raw, RawAccount, RawAmqp, RawRetry},
+    raw::{self, Raw, RawAccount, RawAmqp, RawBreaker, RawRetry},
 };
 use crate::{
+    breaker,
     event::is_account_name,
     retry::{LONGEST, Policy, SHORTEST},
     snap::{
@@ -37,7 +38,8 @@ impl Reader<'_> {
     pub fn settings(&mut self, raw: Raw) -> Option<Settings> {
         let amqp = self.amqp(raw.amqp);
         let accounts = self.accounts(raw.accounts, &raw.retry);
-        if raw.http.listen.parse::<SocketAddr>().is_err() {
+        let listen = raw.http.listen.parse::<SocketAddr>();
+        if listen.is_err() {
             self.problem("http.listen", "must be an address and a port, like 127.0.0.1:9464");
         }
         let results_log = raw.results_log.enabled.then(|| ResultsLog {
@@ -48,6 +50,7 @@ impl Reader<'_> {
             amqp: amqp?,
             results_log,
             log: Log { format: raw.log.format, level: raw.log.level },
+            listen: listen.ok()?,
             grace: Duration::from_millis(raw.worker.grace_ms),
             accounts,
         })
@@ -106,19 +109,7 @@ impl Reader<'_> {
             .ca_file
             .and_then(|path| self.file("amqp.tls.ca_file", &path))
             .map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
-        let client = match (tls.cert_file, tls.key_file) {
-            (Some(cert), Some(key)) => {
-                let cert = self.file("amqp.tls.cert_file", &cert);
-                let key =
-                    self.file("amqp.tls.key_file", &key).map(|key| String::from_utf8_lossy(&key).into_owned().into());
-                cert.zip(key)
-            }
-            (None, None) => None,
-            _ => {
-                self.problem("amqp.tls", "cert_file and key_file belong together: give both, or neither");
-                None
-            }
-        };
+        let client = self.identity("amqp.tls", tls.cert_file.as_ref(), tls.key_file.as_ref());
         Some(Amqp {
             url: url?,
             prefix: raw.prefix,
@@ -202,12 +193,19 @@ impl Reader<'_> {
                 "must be longer than connect_timeout_ms, or a slow connection could not be told from a lost request",
             );
         }
-        if raw.timeout_ms > 240_000 {
+        if raw.timeout_ms > 60_000 {
             self.problem(
                 &key("timeout_ms"),
-                "must be at most 240000: no delivery may be held for more than five minutes",
+                "must be at most 60000: an attempt is several calls, and no delivery may be held for more than five minutes",
             );
         }
+        if raw.max_requests_per_second.is_some_and(|rate| !(0.01..=100_000.0).contains(&rate)) {
+            self.problem(&key("max_requests_per_second"), "must be 0.01 to 100000; leave it out for no limit");
+        }
+        let breaker = self.breaker(&section, &raw.breaker);
+        let proxy = raw.proxy.as_ref().and_then(|text| self.proxy(&key("proxy"), text));
+        let ca = raw.ca_file.as_ref().and_then(|path| self.file(&key("ca_file"), path));
+        let identity = self.identity(&section, raw.cert_file.as_ref(), raw.key_file.as_ref());
         let policy = self.policy(&section, retry, &raw.retry);
         let partner = Partner {
             mode,
@@ -245,6 +243,9 @@ impl Reader<'_> {
             connect_timeout: Duration::from_millis(raw.connect_timeout_ms),
             timeout: Duration::from_millis(raw.timeout_ms),
             min_tls: raw.min_tls,
+            proxy,
+            ca,
+            identity,
         };
         let account = Account {
             name,
@@ -252,9 +253,73 @@ impl Reader<'_> {
             client,
             policy,
             max_in_flight: raw.max_in_flight,
+            max_requests_per_second: raw.max_requests_per_second,
+            state: raw.state,
+            breaker,
             confirm_cancel: raw.confirm_cancel,
         };
         (self.problems.len() == before).then_some(account)
+    }
+
+    fn breaker(&mut self, section: &str, raw: &RawBreaker) -> breaker::Rules {
+        let mut check = |key: &str, good: bool, reason: &str| {
+            if !good {
+                self.problem(&format!("{section}.breaker.{key}"), reason);
+            }
+        };
+        check("calls", (1..=1000).contains(&raw.calls), "must be 1 to 1000: how many of the last calls are looked at");
+        check(
+            "failure_percent",
+            (1..=100).contains(&raw.failure_percent),
+            "must be 1 to 100: the share of them that failed",
+        );
+        check("initial_ms", (100..=3_600_000).contains(&raw.initial_ms), "must be 100 to 3600000");
+        check("max_ms", (raw.initial_ms..=3_600_000).contains(&raw.max_ms), "must be initial_ms to 3600000 (an hour)");
+        breaker::Rules {
+            calls: raw.calls,
+            failure_percent: raw.failure_percent,
+            initial: Duration::from_millis(raw.initial_ms),
+            max: Duration::from_millis(raw.max_ms),
+        }
+    }
+
+    fn proxy(&mut self, key: &str, text: &raw::Text) -> Option<SecretString> {
+        let url = self.text(key, text)?;
+        let uri = url.parse::<axum::http::Uri>().ok().filter(|uri| uri.host().is_some());
+        let Some(uri) = uri.filter(|uri| matches!(uri.scheme_str(), Some("http" | "https"))) else {
+            self.problem(key, "is no address like http://proxy.example.co.id:3128");
+            return None;
+        };
+        let has_password = uri.authority().is_some_and(|authority| authority.as_str().contains('@'));
+        if has_password && matches!(text, raw::Text::Plain(_)) {
+            self.problem(
+                key,
+                "holds a password, which does not stand in the settings: give { file = \"…\" } or { env = \"…\" }",
+            );
+            return None;
+        }
+        Some(url.into())
+    }
+
+    /// A certificate chain and its key, in PEM.
+    fn identity(
+        &mut self,
+        section: &str,
+        cert: Option<&PathBuf>,
+        key: Option<&PathBuf>,
+    ) -> Option<(Vec<u8>, SecretString)> {
+        match (cert, key) {
+            (Some(cert), Some(key)) => {
+                let cert = self.file(&format!("{section}.cert_file"), cert);
+                let key = self.file(&format!("{section}.key_file"), key);
+                cert.zip(key.map(|key| String::from_utf8_lossy(&key).into_owned().into()))
+            }
+            (None, None) => None,
+            _ => {
+                self.problem(section, "cert_file and key_file belong together: give both, or neither");
+                None
+            }
+        }
     }
 
     fn policy(&mut self, section: &str, general: &RawRetry, own: &RawRetry) -> Policy {

@@ -6,7 +6,7 @@
 use super::{Reply, SendError, request::SignedRequest, response};
 use chrono::Utc;
 use reqwest::{header, redirect, tls};
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 use std::time::Duration;
 
 /// No answer of a provider is longer; more is not read.
@@ -22,6 +22,25 @@ pub struct Options {
     /// For the whole call, the connection included.
     pub timeout: Duration,
     pub min_tls: MinTls,
+    /// Address of an HTTP proxy; it can hold a password.
+    pub proxy: Option<SecretString>,
+    /// PEM of the authorities to trust instead of the system's.
+    pub ca: Option<Vec<u8>>,
+    /// PEM of our certificate chain and its key, for a provider that wants to see one.
+    pub identity: Option<(Vec<u8>, SecretString)>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            connect_timeout: Duration::from_secs(5),
+            timeout: Duration::from_secs(20),
+            min_tls: MinTls::default(),
+            proxy: None,
+            ca: None,
+            identity: None,
+        }
+    }
 }
 
 /// The oldest TLS version that is spoken.

@@ -6,7 +6,7 @@ use qris_cancel_worker::{
     sandbox::{self, Options},
     snap::{
         Operation, Reply, SendError,
-        client::{Client, MinTls, Options as ClientOptions},
+        client::{Client, Options as ClientOptions},
         key::PrivateKey,
         profile::{BUILT_IN, Profile, SigningMode, UrlPath},
         request::{Ids, MerchantDefaults, Partner, Route, SignedRequest},
@@ -82,7 +82,7 @@ pub fn partner(account: &str, profile: &str, mode: SigningMode, base: &str) -> P
 }
 
 pub fn client(timeout: Duration) -> Client {
-    Client::new(&ClientOptions { connect_timeout: timeout, timeout, min_tls: MinTls::V1_3 }).unwrap()
+    Client::new(&ClientOptions { connect_timeout: timeout, timeout, ..ClientOptions::default() }).unwrap()
 }
 
 pub struct Rig {
