@@ -1,37 +1,130 @@
-//! One account at work: its connection pool, its access token, and what it has learnt of its provider. It outlives the
-//! sessions with the broker.
+//! One account at work: its gate, its connection pool, its access token, the transactions it has in hand, and what it has
+//! learnt of its provider. It outlives the sessions with the broker.
+
+mod claims;
+pub mod gate;
+mod pace;
 
 use crate::{
-    pipeline::{Gateway, Sent, World},
+    breaker::{Sign, State, Why},
+    metrics::Metrics,
+    pipeline::{Gateway, Learnt, Sent, World},
     settings,
     shutdown::Stop,
     snap::{Operation, SendError, client::Client, request::Partner, token::Tokens},
 };
-use chrono::{DateTime, SubsecRound, Utc};
+use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
+use claims::{Claim, Claims};
+use gate::Gate;
+use pace::Pace;
 use secrecy::{ExposeSecret, SecretString};
-use std::sync::{Arc, atomic::AtomicI64};
+use std::{
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicI64},
+    time::Duration,
+};
 use tokio::time::Instant;
+use tracing::{error, info, warn};
+
+/// A command waits no longer for another of its transaction; then it goes into a retry bucket.
+const CLAIM_WITHIN: Duration = Duration::from_secs(60);
+/// With a limit of requests a second, no more commands are taken than could each have a call within this many seconds.
+const TURN_WITHIN_S: f64 = 20.0;
+/// A clock that is further off than this is likely why a provider refuses our signatures.
+const NOTABLE_SKEW_S: f64 = 30.0;
 
 /// A provider, as one account speaks to it.
 pub struct Account {
     pub settings: Arc<settings::Account>,
+    pub gate: Arc<Gate>,
     /// When the provider last took a call of ours as rightly ours, in milliseconds.
     pub accepted_at: Arc<AtomicI64>,
     client: Client,
     tokens: Tokens,
+    claims: Arc<Claims>,
+    pace: Option<Pace>,
+    seen: Mutex<Seen>,
+    metrics: Arc<Metrics>,
     stop: Stop,
+}
+
+/// What an account has seen of its provider.
+#[derive(Debug, Clone, Default)]
+pub struct Seen {
+    /// The provider's clock less ours, in seconds.
+    pub clock_skew: Option<f64>,
+    /// The last call that failed or was not accepted: when, and in a few words what.
+    pub last_error: Option<(DateTime<Utc>, String)>,
 }
 
 impl Account {
     /// # Errors
     /// When its HTTP client cannot be set up.
-    pub fn new(settings: Arc<settings::Account>, stop: Stop) -> Result<Self, String> {
-        let client = Client::new(&settings.client)?;
-        Ok(Self { settings, accepted_at: Arc::default(), client, tokens: Tokens::default(), stop })
+    pub fn new(settings: Arc<settings::Account>, metrics: Arc<Metrics>, stop: Stop) -> Result<Self, String> {
+        let turns = settings.max_requests_per_second.map_or(f64::MAX, |rate| (rate * TURN_WITHIN_S).max(1.0));
+        // A float that is too large becomes the largest number.
+        let limit = settings.max_in_flight.min(turns as u16);
+        Ok(Self {
+            client: Client::new(&settings.client)?,
+            gate: Arc::new(Gate::new(limit, settings.breaker, settings.state)),
+            accepted_at: Arc::default(),
+            tokens: Tokens::default(),
+            claims: Arc::default(),
+            pace: settings.max_requests_per_second.map(Pace::new),
+            seen: Mutex::default(),
+            settings,
+            metrics,
+            stop,
+        })
+    }
+
+    pub fn seen(&self) -> Seen {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn partner(&self) -> &Partner {
         &self.settings.partner
+    }
+
+    /// Waits for the turn of a request, and says what time it is then.
+    async fn turn(&self) -> DateTime<Utc> {
+        if let Some(pace) = &self.pace {
+            pace.turn().await;
+        }
+        RealWorld.now()
+    }
+
+    /// Tells when the breaker has changed its state.
+    fn tell(&self, (before, after): (State, State)) {
+        let (account, Seen { clock_skew, last_error }) = (&self.settings.name, self.seen());
+        let last_error = last_error.map(|(_, what)| what);
+        match (before, after) {
+            (State::Closed, State::Resting { why: Why::Failing, .. }) => {
+                error!(account, last_error, "calls keep failing: the account takes no commands, and tries again soon");
+            }
+            (
+                State::Closed | State::Trying { why: Why::Failing, .. },
+                State::Resting { why: Why::Misconfigured, .. },
+            ) => {
+                let clock = clock_skew.filter(|skew| skew.abs() > NOTABLE_SKEW_S);
+                let look = match clock {
+                    Some(_) => "this machine's clock first: it differs from the provider's",
+                    None => "keys, ids, signed path and rights; `check --connect` and `sign` help",
+                };
+                error!(
+                    account,
+                    last_error,
+                    clock_skew_s = clock_skew,
+                    look_at = look,
+                    "ALERT: the provider refuses five different commands in a row, so none of them is to blame: the \
+                     account pauses, and tries with one at a time. Nothing is lost"
+                );
+            }
+            (State::Trying { .. }, State::Resting { until: _, why }) => {
+                warn!(account, last_error, why = why.name(), "the trial failed: the account rests longer");
+            }
+            (State::Trying { .. }, State::Closed) => info!(account, "the trial went well: the account takes commands"),
+            _ => {}
+        }
     }
 }
 
@@ -47,7 +140,7 @@ impl Gateway for Arc<Account> {
             token_call: None,
             token: None,
             at: RealWorld.now(),
-            duration: std::time::Duration::ZERO,
+            duration: Duration::ZERO,
             result: Err(SendError::Stopping),
         };
         if self.stop.now.is_cancelled() {
@@ -55,7 +148,7 @@ impl Gateway for Arc<Account> {
         }
         if self.partner().needs_token() {
             let fetched = tokio::select! {
-                fetched = self.tokens.get(self.partner(), &self.client, || RealWorld.now()) => fetched,
+                fetched = self.tokens.get(self.partner(), &self.client, || self.turn()) => fetched,
                 () = self.stop.now.cancelled() => return sent,
             };
             match fetched {
@@ -63,8 +156,11 @@ impl Gateway for Arc<Account> {
                 Err((error, call)) => return Sent { token_call: call, result: Err(error), ..sent },
             }
         }
-        // The time is taken last, so that a slow token does not make it stale.
-        sent.at = RealWorld.now();
+        // The time is taken last, so that neither a slow token nor the wait for a turn makes it stale.
+        sent.at = tokio::select! {
+            at = self.turn() => at,
+            () = self.stop.now.cancelled() => return sent,
+        };
         if not_after.is_some_and(|limit| sent.at > limit) {
             return Sent { result: Err(SendError::TooLate), ..sent };
         }
@@ -88,6 +184,46 @@ impl Gateway for Arc<Account> {
     async fn forget_token(&self, token: &SecretString) {
         self.tokens.forget(token).await;
     }
+
+    fn learn(&self, call: &Learnt<'_>) {
+        self.metrics.call(&self.settings.name, call);
+        {
+            let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+            let date = call.sent.result.as_ref().ok().and_then(|reply| reply.date);
+            if let Some(skew) = date.map(|date| skew(date, call.sent)) {
+                seen.clock_skew = Some(skew);
+            }
+            if call.sign != Sign::Good {
+                let what = match (&call.sent.result, call.code) {
+                    (_, Some(code)) => code.to_string(),
+                    (Ok(reply), None) => format!("HTTP {} with no response code", reply.http_status),
+                    (Err(error), None) => error.to_string(),
+                };
+                seen.last_error = Some((call.sent.at, format!("{}: {what}", call.operation.name())));
+            }
+        }
+        self.tell(self.gate.call(call.sign));
+        if call.operation == Operation::Cancel && call.verdict.is_accepted() {
+            self.tell(self.gate.accepted());
+        }
+    }
+
+    fn denied(&self, command: &str) {
+        self.tell(self.gate.denied(command));
+    }
+
+    type Claim = Claim;
+
+    async fn claim(&self, names: Vec<String>) -> Option<Claim> {
+        self.claims.claim(names, CLAIM_WITHIN).await
+    }
+}
+
+/// The provider's clock less ours, in seconds. A Date has whole seconds, and was written some time during the call.
+fn skew(date: DateTime<Utc>, sent: &Sent) -> f64 {
+    let (halfway, half_a_second) = (sent.duration / 2, TimeDelta::milliseconds(500));
+    let ours = sent.at + TimeDelta::from_std(halfway).unwrap_or_default();
+    (date + half_a_second - ours).as_seconds_f64()
 }
 
 fn blot_out(text: &mut [u8], secret: &[u8]) {
@@ -131,5 +267,21 @@ mod tests {
         assert_eq!(text, br#"{"responseMessage":"bad signature ******, ******!"}"#);
         blot_out(&mut text, b"");
         blot_out(&mut text[..2], b"longer than the text");
+    }
+
+    #[test]
+    fn the_clocks_are_compared_at_the_middle_of_the_call() {
+        let at = DateTime::from_timestamp(1_000_000, 0).unwrap();
+        let sent = Sent {
+            token_call: None,
+            token: None,
+            at,
+            duration: Duration::from_secs(4),
+            result: Err(SendError::Stopping),
+        };
+        let skew = |seconds: i64| skew(at + TimeDelta::seconds(seconds), &sent);
+        assert!((skew(2) - 0.5).abs() < 1e-9);
+        assert!((skew(1) + 0.5).abs() < 1e-9);
+        assert!((skew(302) - 300.5).abs() < 1e-9);
     }
 }

@@ -27,7 +27,11 @@ use lapin::{
     uri::AMQPUri,
 };
 use secrecy::ExposeSecret;
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
+use tokio::sync::Notify;
 
 /// A broker that says nothing for twice this many seconds is taken for lost, unless the address says otherwise.
 const HEARTBEAT_S: u16 = 10;
@@ -43,6 +47,61 @@ pub enum AmqpError {
     Broker(#[from] lapin::Error),
     #[error("{0}")]
     Topology(String),
+    #[error("{queue}: {reason}")]
+    Consuming { queue: String, reason: &'static str },
+}
+
+impl AmqpError {
+    fn session_is_broken(queue: &str) -> Self {
+        Self::Consuming { queue: queue.to_owned(), reason: "the session is broken" }
+    }
+}
+
+/// How we stand with the broker, over all sessions.
+#[derive(Debug, Default)]
+pub struct Standing {
+    connected: AtomicBool,
+    blocked: AtomicBool,
+    unblocked: Notify,
+}
+
+impl Standing {
+    /// There is a connection to publish on.
+    pub fn is_connected(&self) -> bool {
+        self.connected.load(Ordering::Relaxed)
+    }
+
+    pub fn set_connected(&self, connected: bool) {
+        self.connected.store(connected, Ordering::Relaxed);
+        if !connected {
+            self.set_blocked(false);
+        }
+    }
+
+    /// The broker takes no messages now (memory or disk alarm).
+    pub fn is_blocked(&self) -> bool {
+        self.blocked.load(Ordering::Relaxed)
+    }
+
+    pub fn set_blocked(&self, blocked: bool) {
+        self.blocked.store(blocked, Ordering::Relaxed);
+        if !blocked {
+            self.unblocked.notify_waiters();
+        }
+    }
+
+    /// Waits while the broker takes no messages.
+    pub async fn until_unblocked(&self) {
+        loop {
+            let unblocked = self.unblocked.notified();
+            tokio::pin!(unblocked);
+            unblocked.as_mut().enable();
+            if !self.is_blocked() {
+                return;
+            }
+            unblocked.await;
+        }
+    }
 }
 
 /// Connects, within the limit, under a name that operators see in RabbitMQ.

@@ -99,7 +99,7 @@ pub async fn main() -> ExitCode {
     };
     let done = match cli.command {
         Command::Run => match settings() {
-            Ok(settings) => run::run(settings).await,
+            Ok(settings) => run::run(settings, cli.config.clone().unwrap_or_default()).await,
             Err(failure) => Err(failure),
         },
         Command::Topology(arguments) => match settings() {

@@ -43,10 +43,13 @@ pub mod pipeline;
 pub mod breaker;
 // The edges: one account's provider, the broker, the settings, the process.
 pub mod account;
+pub mod admin;
 pub mod amqp;
+pub mod metrics;
 pub mod settings;
 pub mod shutdown;
 pub mod telemetry;
+pub mod worker;
 // A provider to try things with, and the command line.
 pub mod cli;
 pub mod sandbox;

@@ -17,12 +17,19 @@ pub use strays::Strays;
 use attempt::Visit;
 
 use crate::{
+    breaker::Sign,
     command::{CancelCommand, Terms},
     event::{About, Event, Finish, Said, Subject},
     message::{Carried, Message},
     outcome::Cause,
     retry::{self, CallRecord, Later, Policy, Progress},
-    snap::{Operation, Reply, SendError, profile::QueryCall, request::Partner, response::Answer},
+    snap::{
+        Code, Operation, Reply, SendError,
+        profile::{CommandField, QueryCall},
+        request::Partner,
+        response::Answer,
+    },
+    verdict::Verdict,
 };
 use chrono::{DateTime, Utc};
 use secrecy::SecretString;
@@ -47,6 +54,14 @@ pub trait Gateway: Send + Sync {
     ) -> impl Future<Output = Sent> + Send;
     /// This token is not accepted: the next call must have another.
     fn forget_token(&self, token: &SecretString) -> impl Future<Output = ()> + Send;
+    /// A call has ended so.
+    fn learn(&self, call: &Learnt<'_>);
+    /// The provider refuses us, and not for anything in this command, which is known by its digest.
+    fn denied(&self, command: &str);
+    /// Holds a transaction in hand.
+    type Claim: Send;
+    /// Takes a transaction in hand under all the names that it has; `None` if another command of it takes too long.
+    fn claim(&self, names: Vec<String>) -> impl Future<Output = Option<Self::Claim>> + Send;
 }
 
 /// What became of a request.
@@ -59,6 +74,17 @@ pub struct Sent {
     pub at: DateTime<Utc>,
     pub duration: Duration,
     pub result: Result<Reply, SendError>,
+}
+
+/// What one call showed.
+#[derive(Debug, Clone, Copy)]
+pub struct Learnt<'a> {
+    pub operation: Operation,
+    pub verdict: Verdict,
+    /// What it says of the provider's health.
+    pub sign: Sign,
+    pub sent: &'a Sent,
+    pub code: Option<Code>,
 }
 
 /// The broker, as the story needs it. Every method returns when the broker has confirmed the message.
@@ -159,6 +185,8 @@ impl<G: Gateway, O: Outbox, W: World> Pipeline<G, O, W> {
         let job_id =
             command.as_ref().map_or_else(|rejection| rejection.job_id.as_deref(), |command| Some(&command.job_id));
         tracing::Span::current().record("job_id", job_id);
+        // Held until the broker has confirmed what came of it, or has not.
+        let mut claim = None;
         let step = match (progress.finish.take(), &command) {
             (Some(decided), _) => Step::Finish(decided),
             (None, _) if message.redelivered && message.delivery_count >= MAX_DELIVERIES => {
@@ -171,7 +199,13 @@ impl<G: Gateway, O: Outbox, W: World> Pipeline<G, O, W> {
             (None, Err(rejection)) => {
                 Step::Finish(Finish { ambiguous: false, ..self.decision(rejection.cause(), &progress, None) })
             }
-            (None, Ok(command)) => Visit::new(self, message, command, &mut progress).attempt().await,
+            (None, Ok(command)) => {
+                claim = self.gateway.claim(names_of(command)).await;
+                match claim {
+                    Some(_) => Visit::new(self, message, command, &mut progress).attempt().await,
+                    None => self.wait_for_another(&mut progress),
+                }
+            }
         };
         let finish = match step {
             Step::Finish(finish) => finish,
@@ -189,7 +223,15 @@ impl<G: Gateway, O: Outbox, W: World> Pipeline<G, O, W> {
             traceparent: message.properties.traceparent.as_deref(),
             tracestate: message.properties.tracestate.as_deref(),
         };
-        conclude(&self.outbox, &self.world, &self.policy, about, message, progress, finish).await
+        let ended = conclude(&self.outbox, &self.world, &self.policy, about, message, progress, finish).await;
+        drop(claim);
+        ended
+    }
+
+    /// Another command of the transaction is still in hand: this one comes again, and is not to blame.
+    fn wait_for_another(&self, progress: &mut Progress) -> Step {
+        let delay = retry::next(&self.policy, progress, Later::InHand, None, self.world.jitter());
+        Step::Wait(Later::InHand, delay.unwrap_or(retry::SHORTEST))
     }
 
     fn decision(&self, cause: Cause, progress: &Progress, answer: Option<&Answer>) -> Finish {
@@ -200,6 +242,16 @@ impl<G: Gateway, O: Outbox, W: World> Pipeline<G, O, W> {
     fn query_call(&self) -> Option<&QueryCall> {
         self.partner.query.as_ref().and(self.partner.profile.query.as_ref())
     }
+}
+
+/// What a transaction is called, so that two commands of it are known for such by any name that they share.
+fn names_of(command: &CancelCommand) -> Vec<String> {
+    use CommandField::{OriginalExternalId, OriginalPartnerReferenceNo, OriginalReferenceNo};
+    let named = |field: CommandField| {
+        let value = command.text(field).filter(|value| !value.is_empty())?;
+        Some(format!("{} {value}", field.name()))
+    };
+    [OriginalReferenceNo, OriginalPartnerReferenceNo, OriginalExternalId].into_iter().filter_map(named).collect()
 }
 
 /// Tells how a command ended: parked copy confirmed (if any), event confirmed, then a courtesy copy to the requester. What

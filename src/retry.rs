@@ -158,12 +158,14 @@ pub enum Later {
     Misconfigured,
     /// The worker stops.
     Interrupted,
+    /// Another command of the same transaction is being worked on.
+    InHand,
     /// The outcome is decided; its event, or the parked copy, was not confirmed.
     Unpublished,
 }
 
 impl Later {
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Open,
         Self::Pending,
         Self::Paying,
@@ -174,6 +176,7 @@ impl Later {
         Self::CutOff,
         Self::Misconfigured,
         Self::Interrupted,
+        Self::InHand,
         Self::Unpublished,
     ];
 
@@ -189,6 +192,7 @@ impl Later {
             Self::CutOff => "cut_off",
             Self::Misconfigured => "misconfigured",
             Self::Interrupted => "interrupted",
+            Self::InHand => "in_hand",
             Self::Unpublished => "unpublished",
         }
     }
@@ -209,7 +213,7 @@ pub fn next(
     let delay = |base: Duration| base.mul_f64(0.5 + jitter / 2.0).max(at_least).clamp(SHORTEST, LONGEST);
     let doubled = |times: u32| policy.initial.saturating_mul(1 << times.min(31)).min(policy.max);
     match why {
-        Later::Interrupted => Some(delay(policy.initial)),
+        Later::Interrupted | Later::InHand => Some(delay(policy.initial)),
         Later::Unpublished => {
             let tellings = progress.finish.as_ref().map_or(0, |finish| finish.tellings);
             Some(delay(doubled(tellings.saturating_sub(1))))

@@ -34,6 +34,8 @@ pub struct Settings {
     /// How long calls may go on after a signal to stop.
     pub grace: Duration,
     pub accounts: Vec<Arc<Account>>,
+    /// Everything as it was read, without the states of the accounts, to see whether anything else has changed.
+    pub apart_from_states: String,
 }
 
 /// The broker.
@@ -147,7 +149,9 @@ impl Settings {
             .ok()
             .and_then(|raw| reader.settings(raw));
         match settings {
-            Some(settings) if reader.problems.is_empty() => Ok(settings),
+            Some(settings) if reader.problems.is_empty() => {
+                Ok(Self { apart_from_states: raw::without_states(text, environment), ..settings })
+            }
             _ => Err(SettingsError { place: place.to_owned(), problems: reader.problems }),
         }
     }

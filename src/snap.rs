@@ -16,6 +16,7 @@ pub mod response;
 pub mod sign;
 pub mod token;
 
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use std::{fmt, time::Duration};
 
@@ -104,6 +105,8 @@ pub struct Reply {
     pub body: Vec<u8>,
     /// How long the provider asks us to wait.
     pub retry_after: Option<Duration>,
+    /// The provider's clock.
+    pub date: Option<DateTime<Utc>>,
 }
 
 /// Why there is no answer. The difference that matters: can the provider have acted?

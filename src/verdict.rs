@@ -4,6 +4,7 @@
 //! a case means for a cancel is our reading of it. A profile can override single codes.
 
 use crate::{
+    breaker::Sign,
     outcome::Cause,
     snap::{
         Code, Operation, Reply, SendError,
@@ -50,6 +51,35 @@ pub enum Verdict {
 }
 
 impl Verdict {
+    /// Those that a cancel can have.
+    pub const OF_CANCEL: [Self; 10] = [
+        Self::Canceled,
+        Self::Pending,
+        Self::Verify,
+        Self::Unknown,
+        Self::Retry,
+        Self::CutOff,
+        Self::Token,
+        Self::Unauthorized,
+        Self::Misconfigured { merchant: false },
+        Self::Refused { cause: Cause::ResponseCode, malformed: false },
+    ];
+    /// Those that a query can have.
+    pub const OF_QUERY: [Self; 12] = [
+        Self::Status(Status::Open),
+        Self::Status(Status::Paying),
+        Self::Status(Status::Paid),
+        Self::Status(Status::Canceled),
+        Self::Status(Status::Expired),
+        Self::Status(Status::Failed),
+        Self::Status(Status::Refunded),
+        Self::Status(Status::NotFound),
+        Self::QueryFailed,
+        Self::Token,
+        Self::Unauthorized,
+        Self::Misconfigured { merchant: false },
+    ];
+
     /// A word for logs and labels.
     pub fn name(self) -> &'static str {
         match self {
@@ -164,6 +194,22 @@ pub fn of_query(result: Outcome<'_>, asked: Asked<'_>, call: &QueryCall) -> Verd
             Some(CodeClass::Misconfigured) => Verdict::Misconfigured { merchant: matches!(case, "40319" | "40408") },
             None if reply.http_status == 401 => Verdict::Unauthorized,
             _ => Verdict::QueryFailed,
+        },
+    }
+}
+
+/// What a call says of the provider's health.
+pub fn sign(result: Outcome<'_>, operation: Operation, verdict: Verdict) -> Sign {
+    match (result, verdict) {
+        (Err(SendError::NotSent(_) | SendError::NoToken(_) | SendError::TimedOut(_) | SendError::Broken(_)), _) => {
+            Sign::Bad
+        }
+        (Err(SendError::TokenRefused(_) | SendError::Interrupted | SendError::TooLate | SendError::Stopping), _)
+        | (Ok(_), Verdict::Token | Verdict::Unauthorized | Verdict::Misconfigured { .. }) => Sign::Neither,
+        (Ok((reply, _)), _) if reply.http_status == 429 || reply.http_status >= 500 => Sign::Bad,
+        (Ok((reply, answer)), _) => match readable_code(reply, answer, operation) {
+            Some(_) => Sign::Good,
+            None => Sign::Bad,
         },
     }
 }

@@ -42,6 +42,10 @@ fn request(url: &str) -> SignedRequest {
     }
 }
 
+async fn now() -> chrono::DateTime<chrono::Utc> {
+    chrono::Utc::now()
+}
+
 /// A server that does something with each connection. Returns its address and how many connections it has had.
 async fn server<F, R>(act: F) -> (String, Arc<AtomicUsize>)
 where
@@ -279,7 +283,7 @@ async fn token_endpoint(lifetime: &'static str) -> (String, Arc<AtomicUsize>) {
 async fn many_who_need_a_token_fetch_it_once() {
     let (url, fetches) = token_endpoint("\"900\"").await;
     let (partner, client, tokens) = (partner(&url), client(), Tokens::default());
-    let gets = (0..50).map(|_| tokens.get(&partner, &client, chrono::Utc::now));
+    let gets = (0..50).map(|_| tokens.get(&partner, &client, now));
     let all = futures_util::future::join_all(gets).await;
     assert_eq!(fetches.load(Ordering::SeqCst), 1);
     let calls = all.iter().filter(|fetched| fetched.as_ref().is_ok_and(|fetched| fetched.call.is_some())).count();
@@ -293,7 +297,7 @@ async fn many_who_need_a_token_fetch_it_once() {
 async fn a_token_is_dropped_only_by_who_used_that_one() {
     let (url, fetches) = token_endpoint("900").await;
     let (partner, client, tokens) = (partner(&url), client(), Tokens::default());
-    let get = || async { tokens.get(&partner, &client, chrono::Utc::now).await.ok().unwrap().token };
+    let get = || async { tokens.get(&partner, &client, now).await.ok().unwrap().token };
     let first = get().await;
     tokens.forget(&first).await;
     let second = get().await;
@@ -308,7 +312,7 @@ async fn a_token_that_ends_at_once_is_used_once() {
     let (url, fetches) = token_endpoint("0").await;
     let (partner, client, tokens) = (partner(&url), client(), Tokens::default());
     for expected in 1..=3 {
-        let token = tokens.get(&partner, &client, chrono::Utc::now).await.ok().unwrap().token;
+        let token = tokens.get(&partner, &client, now).await.ok().unwrap().token;
         assert_eq!(token.expose_secret(), format!("token-{expected}"));
     }
     assert_eq!(fetches.load(Ordering::SeqCst), 3);
@@ -319,12 +323,12 @@ async fn a_token_endpoint_that_is_down_is_not_stormed() {
     let (url, fetches) = token_endpoint("").await;
     let (partner, client, tokens) = (partner(&url), client(), Tokens::default());
     for _ in 0..20 {
-        let (error, _) = tokens.get(&partner, &client, chrono::Utc::now).await.err().unwrap();
+        let (error, _) = tokens.get(&partner, &client, now).await.err().unwrap();
         assert!(matches!(&error, SendError::NoToken(why) if why.contains("503")), "{error}");
         assert!(!error.is_ambiguous());
     }
     assert_eq!(fetches.load(Ordering::SeqCst), 1);
     tokio::time::sleep(Duration::from_millis(500)).await;
-    assert!(tokens.get(&partner, &client, chrono::Utc::now).await.is_err());
+    assert!(tokens.get(&partner, &client, now).await.is_err());
     assert_eq!(fetches.load(Ordering::SeqCst), 2, "after a pause it is asked again");
 }

@@ -1,16 +1,17 @@
 //! Deliveries in, bounded work, acknowledgement out. The only file that acknowledges: after the handler has returned `Ok`,
 //! which it does once the broker has confirmed every effect. What was not begun goes back; nothing else is ever requeued.
 
-use super::{AmqpError, headers, topology::Names};
+use super::{AmqpError, headers, intake::Intake, topology::Names};
 use crate::{
     account::{Account, RealWorld},
-    message::Message,
+    message::{Carried, Message},
     pipeline::{Ending, NotConfirmed, Outbox, Pipeline, Strays, World},
     shutdown::Stop,
+    worker::Worker,
 };
 use futures_util::StreamExt;
 use lapin::{
-    Channel, Consumer,
+    Channel, Connection, Consumer,
     message::Delivery,
     options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions},
     types::FieldTable,
@@ -19,13 +20,16 @@ use std::{
     future::Future,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::{Instrument, debug, error, info, info_span, warn};
+use tracing::{Instrument, error, info, info_span, warn};
+
+/// No message is held longer: its calls and publishes have limits that add up to less, and this one holds whatever happens.
+const HELD_AT_MOST: Duration = Duration::from_secs(290);
 
 /// What is done with a message.
 pub trait Handler: Send + Sync + 'static {
@@ -48,111 +52,151 @@ impl<O: Outbox + 'static> Handler for Strays<O, RealWorld> {
 #[derive(Clone)]
 pub struct Shared {
     pub names: Names,
+    pub worker: Arc<Worker>,
     pub stop: Stop,
     /// Set when the session has to be made anew.
     pub broken: CancellationToken,
-    /// The broker takes no messages now.
-    pub blocked: Arc<AtomicBool>,
-    pub unblocked: Arc<Notify>,
-    /// How many queues are not consumed yet.
-    pub missing: Arc<AtomicUsize>,
+    /// Whether it was said that everything is consumed.
+    pub announced: Arc<AtomicBool>,
 }
 
-/// Consumes one queue until the stop or a fault.
+impl Shared {
+    /// Says once in a session that all queues are consumed, save those that on purpose are not.
+    pub fn announce(&self) {
+        if self.worker.lacks().is_empty() && !self.announced.swap(true, Ordering::Relaxed) {
+            info!("consuming");
+        }
+    }
+}
+
+/// Consumes one queue until it is told to leave off, or a fault; then hands back what was not begun, and waits for the rest.
 ///
 /// # Errors
-/// When the channel or the connection failed, or the broker ended the consumer.
+/// When the channel or the connection failed, the broker ended the consumer, or a message had to be left unacknowledged.
 pub async fn run<H: Handler>(
-    channel: Channel,
-    queue: &str,
+    connection: &Connection,
+    intake: &Intake,
     limit: u16,
-    handler: Arc<H>,
-    shared: &Shared,
+    handler: &Arc<H>,
     tasks: &TaskTracker,
+    until: &CancellationToken,
 ) -> Result<(), AmqpError> {
-    // A little more than can be worked on, so that the next is at hand; the client library's own buffer knows no limit.
-    // One at a time means just that.
-    let prefetch = if limit == 1 { 1 } else { limit.saturating_add((limit / 4).max(1)) };
-    channel.basic_qos(prefetch, BasicQosOptions::default()).await?;
-    let mut consumer =
-        channel.basic_consume(queue.into(), "".into(), BasicConsumeOptions::default(), FieldTable::default()).await?;
-    match shared.missing.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| count.checked_sub(1)) {
-        Ok(1) => info!("consuming"),
-        Ok(_) => {}
-        Err(_) => info!(queue, "consuming again"),
+    let channel = connection.create_channel().await?;
+    // No more than is worked on: what waits here could not be given to another worker, and comes back as redelivered when it
+    // is handed back.
+    channel.basic_qos(limit, BasicQosOptions::default()).await?;
+    let (queue, options) = (intake.queue.as_str().into(), BasicConsumeOptions::default());
+    let mut consumer = channel.basic_consume(queue, "".into(), options, FieldTable::default()).await?;
+    intake.gate.set_registered(true);
+    if intake.shared.announced.load(Ordering::Relaxed) {
+        info!(queue = intake.queue, limit, "consuming again");
     }
-    let slots = Arc::new(Semaphore::new(limit.into()));
-    let work = Work { handler, shared: shared.clone(), slots, tasks: tasks.clone() };
+    intake.shared.announce();
+    let work = Work {
+        handler: handler.clone(),
+        intake,
+        until: until.clone(),
+        torn: CancellationToken::new(),
+        running: TaskTracker::new(),
+        tasks: tasks.clone(),
+    };
     // After a fault, what still runs can no longer be acknowledged here.
-    work.take(&mut consumer, queue).await?;
+    work.take(&mut consumer).await?;
     hand_back_unbegun(&channel, &mut consumer).await?;
-    work.tasks.close();
-    work.tasks.wait().await;
+    work.running.close();
+    work.running.wait().await;
+    if work.torn.is_cancelled() {
+        return Err(work.left_unacknowledged());
+    }
+    channel.close(200, "done".into()).await?;
     Ok(())
 }
 
-struct Work<H> {
+struct Work<'a, H> {
     handler: Arc<H>,
-    shared: Shared,
-    slots: Arc<Semaphore>,
+    intake: &'a Intake,
+    until: CancellationToken,
+    /// Set when a message was left unacknowledged: it comes again once this connection is gone.
+    torn: CancellationToken,
+    /// What runs on this channel.
+    running: TaskTracker,
+    /// What runs for this queue.
     tasks: TaskTracker,
 }
 
-impl<H: Handler> Work<H> {
-    async fn take(&self, consumer: &mut Consumer, queue: &str) -> Result<(), AmqpError> {
-        let Shared { stop, broken, .. } = &self.shared;
+impl<H: Handler> Work<'_, H> {
+    async fn take(&self, consumer: &mut Consumer) -> Result<(), AmqpError> {
+        let Intake { queue, gate, shared, .. } = self.intake;
         loop {
             let next = async {
-                while self.shared.blocked.load(Ordering::Relaxed) {
-                    // Woken, or to look again: a notification can come between the look and the wait.
-                    let look_again = Duration::from_millis(500);
-                    if tokio::time::timeout(look_again, self.shared.unblocked.notified()).await.is_err() {
-                        debug!(queue, "the broker takes no messages; waiting");
-                    }
-                }
-                let slot = self.slots.clone().acquire_owned().await.expect("the semaphore is never closed");
+                shared.worker.broker.until_unblocked().await;
+                let slot = gate.slots.clone().acquire_owned().await.expect("the semaphore is never closed");
                 (slot, consumer.next().await)
             };
             let (slot, delivery) = tokio::select! {
-                () = stop.soon.cancelled() => return Ok(()),
-                () = broken.cancelled() => return Err(AmqpError::Topology(format!("{queue}: the session is broken"))),
+                biased;
+                () = self.until.cancelled() => return Ok(()),
+                () = shared.broken.cancelled() => return Err(AmqpError::session_is_broken(queue)),
+                () = self.torn.cancelled() => return Err(self.left_unacknowledged()),
                 next = next => next,
             };
             match delivery {
                 Some(Ok(delivery)) => self.begin(delivery, slot),
                 Some(Err(error)) => return Err(error.into()),
                 None => {
-                    return Err(AmqpError::Topology(format!(
-                        "{queue}: the broker ended the consumer (was the queue deleted?)"
-                    )));
+                    let reason = "the broker ended the consumer (was the queue deleted?)";
+                    return Err(AmqpError::Consuming { queue: queue.clone(), reason });
                 }
             }
         }
     }
 
+    fn left_unacknowledged(&self) -> AmqpError {
+        let reason = "a message was left unacknowledged, so that the broker delivers it again";
+        AmqpError::Consuming { queue: self.intake.queue.clone(), reason }
+    }
+
     fn begin(&self, mut delivery: Delivery, slot: OwnedSemaphorePermit) {
-        let (handler, broken) = (self.handler.clone(), self.shared.broken.clone());
-        let message = headers::message(&mut delivery, &self.shared.names, RealWorld.now());
+        let (handler, metrics) = (self.handler.clone(), self.intake.shared.worker.metrics.clone());
+        let message = headers::message(&mut delivery, &self.intake.shared.names, RealWorld.now());
         let span = info_span!("command", account = message.routing_key, job_id = tracing::field::Empty);
+        // A panic must not look like a command that was handled.
+        let alarm = self.torn.clone().drop_guard();
         let task = async move {
-            // A panic must not look like a command that was handled: it ends the session, and the broker delivers again.
-            let alarm = broken.clone().drop_guard();
-            match handler.handle(&message).await {
-                Ok(_) => match delivery.acker.ack(BasicAckOptions::default()).await {
-                    Ok(true) => {}
-                    Ok(false) => warn!("the acknowledgement did not reach the broker; it will deliver again"),
-                    Err(error) => warn!(%error, "the acknowledgement failed; the broker will deliver again"),
-                },
+            let account = metrics.label(&message.routing_key);
+            metrics.received(account);
+            let handled = tokio::time::timeout(HELD_AT_MOST, handler.handle(&message)).await;
+            let handled = handled.unwrap_or_else(|_| Err(NotConfirmed(format!("not done within {HELD_AT_MOST:?}"))));
+            let ending = match handled {
+                Ok(ending) => ending,
                 Err(error) => {
                     error!(%error, "left unacknowledged; the broker will deliver it again");
-                    broken.cancel();
+                    metrics.left(account);
+                    return;
                 }
+            };
+            match ending {
+                Ending::Finished(cause) => metrics.finished(account, cause, since_first_seen(&message)),
+                Ending::Scheduled(_) | Ending::Postponed | Ending::Rerouted => metrics.scheduled(account),
+            }
+            match delivery.acker.ack(BasicAckOptions::default()).await {
+                Ok(true) => {}
+                Ok(false) => warn!("the acknowledgement did not reach the broker; it will deliver again"),
+                Err(error) => warn!(%error, "the acknowledgement failed; the broker will deliver again"),
             }
             alarm.disarm();
             drop(slot);
         };
-        self.tasks.spawn(task.instrument(span));
+        self.tasks.spawn(self.running.track_future(task.instrument(span)));
     }
+}
+
+fn since_first_seen(message: &Message) -> Duration {
+    let first_seen = match &message.carried {
+        Carried::Progress(progress) => progress.first_seen,
+        _ => message.received_at,
+    };
+    (RealWorld.now() - first_seen).to_std().unwrap_or_default()
 }
 
 /// Ends the consumer and gives back what it had fetched ahead, so that another worker can begin it.

@@ -1,9 +1,5 @@
-//! One queue, consumed on a connection of its own: on a fault it connects and consumes again, and disturbs no other account.
-//!
-//! A message that the client library cannot read (a property that is not UTF-8) ends the connection before anybody has seen
-//! it, and the broker delivers it again. Its queue is then consumed one message at a time: all before it are done with, none
-//! is fetched and torn again and again together with it. It stays at the head of its queue until an operator takes it out;
-//! rejecting it unseen could hit a good one that has taken its place.
+//! One queue, consumed on a connection of its own, as much of it as its gate lets through. What goes wrong here (a queue
+//! deleted, a message that cannot be read) is tried again here, and other queues do not notice.
 
 use super::{
     AmqpError, connect,
@@ -11,24 +7,29 @@ use super::{
     session::pauses,
     topology::{self, Object},
 };
-use crate::{settings::Amqp, shutdown::Stop};
+use crate::{
+    account::gate::{Gate, Taking},
+    settings::Amqp,
+};
 use backoff::backoff::Backoff;
 use lapin::{Connection, ErrorKind};
 use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
-use tokio_util::task::TaskTracker;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, error};
 
 /// A connection that held this long was a good one: the next pause is short again, and messages are fetched ahead again.
 const GOOD_CONNECTION: Duration = Duration::from_secs(30);
+/// So long, what still runs when a connection is gone can end before its messages come again. What takes longer is a call,
+/// and then the transaction is in hand.
+const SETTLE_WITHIN: Duration = Duration::from_secs(2);
 
 /// A queue to consume.
 pub struct Intake {
     pub amqp: Amqp,
     pub objects: Arc<Vec<Object>>,
     pub queue: String,
-    /// How many messages are worked on at the same time.
-    pub limit: u16,
+    pub gate: Arc<Gate>,
     pub shared: Shared,
 }
 
@@ -42,12 +43,15 @@ impl Intake {
         let (mut pauses, mut one_by_one, mut prepared) = (pauses(), false, true);
         loop {
             let (begun, tasks) = (Instant::now(), TaskTracker::new());
-            let ended = self.consume(&handler, one_by_one, &tasks, prepared).await;
-            // A command comes again when its connection is gone: its running call has to end before that.
+            let ended = self.connected(&handler, one_by_one, &tasks, prepared).await;
+            self.gate.set_registered(false);
             tasks.close();
-            tasks.wait().await;
             if self.shared.stop.soon.is_cancelled() {
+                tasks.wait().await;
                 return Ok(());
+            }
+            if tokio::time::timeout(SETTLE_WITHIN, tasks.wait()).await.is_err() {
+                debug!(queue = self.queue, running = tasks.len(), "calls still run; their commands wait for them");
             }
             prepared = false;
             let Err(error) = ended else {
@@ -81,7 +85,8 @@ impl Intake {
         }
     }
 
-    async fn consume<H: Handler>(
+    /// Consumes on one connection until the stop, a fault, or the time to leave one-by-one.
+    async fn connected<H: Handler>(
         &self,
         handler: &Arc<H>,
         one_by_one: bool,
@@ -93,25 +98,57 @@ impl Intake {
             connection = connect(&self.amqp, &purpose) => connection?,
             () = self.shared.stop.soon.cancelled() => return Ok(()),
         };
-        // The queue may have been deleted since the session began.
-        if !prepared {
-            topology::prepare(&connection, &self.amqp, &self.objects).await?;
-        }
-        let channel = connection.create_channel().await?;
-        let soon = self.shared.stop.soon.child_token();
-        let shared = Shared { stop: Stop { soon: soon.clone(), ..self.shared.stop.clone() }, ..self.shared.clone() };
-        let limit = if one_by_one { 1 } else { self.limit };
-        let consuming = consumer::run(channel, &self.queue, limit, handler.clone(), &shared, tasks);
-        tokio::pin!(consuming);
-        let ended = tokio::select! {
-            ended = &mut consuming => ended,
-            () = tokio::time::sleep(GOOD_CONNECTION), if one_by_one => {
-                soon.cancel();
-                consuming.await
+        let ended = async {
+            // The queue may have been deleted since the session began.
+            if !prepared {
+                topology::prepare(&connection, &self.amqp, &self.objects).await?;
             }
+            self.consume(&connection, handler, one_by_one, tasks).await
         };
+        let ended = ended.await;
         close(&connection).await;
         ended
+    }
+
+    async fn consume<H: Handler>(
+        &self,
+        connection: &Connection,
+        handler: &Arc<H>,
+        one_by_one: bool,
+        tasks: &TaskTracker,
+    ) -> Result<(), AmqpError> {
+        let Shared { stop, broken, .. } = &self.shared;
+        let leaving = tokio::time::sleep(GOOD_CONNECTION);
+        tokio::pin!(leaving);
+        while !stop.soon.is_cancelled() && !(one_by_one && leaving.is_elapsed()) {
+            let taking = self.gate.taking();
+            if taking == Taking::Nothing {
+                self.shared.announce();
+                tokio::select! {
+                    _ = self.gate.until_other_than(taking) => continue,
+                    () = stop.soon.cancelled() => break,
+                    () = broken.cancelled() => return Err(AmqpError::session_is_broken(&self.queue)),
+                }
+            }
+            let limit = if one_by_one || taking == Taking::One { 1 } else { self.gate.limit };
+            let until = CancellationToken::new();
+            let consuming = consumer::run(connection, self, limit, handler, tasks, &until);
+            tokio::pin!(consuming);
+            tokio::select! {
+                ended = &mut consuming => ended?,
+                () = async {
+                    tokio::select! {
+                        _ = self.gate.until_other_than(taking) => {}
+                        () = stop.soon.cancelled() => {}
+                        () = &mut leaving, if one_by_one => {}
+                    }
+                } => {
+                    until.cancel();
+                    consuming.await?;
+                }
+            }
+        }
+        Ok(())
     }
 }
 

@@ -3,7 +3,7 @@
 //! Publishes are pipelined on one channel and never `mandatory`: lapin pairs returned messages with the wrong confirm
 //! then. Alternate exchanges catch what is unroutable instead.
 
-use super::{headers, topology::Names};
+use super::{Standing, headers, topology::Names};
 use crate::{
     event::{CONTENT_TYPE, Event, Finish},
     message::{Carried, Message, Scalar},
@@ -16,20 +16,14 @@ use lapin::{
     BasicProperties, Channel, Confirmation, Connection,
     options::{BasicPublishOptions, ConfirmSelectOptions},
 };
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 use tokio::{sync::Mutex, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-/// No publish is held longer while the broker refuses or is blocked: with an event and its retry, a delivery stays under
-/// five minutes.
-const HOLD: Duration = Duration::from_secs(110);
+/// No publish is held much longer while the broker refuses or is blocked: with its calls, an event and a retry, a delivery
+/// stays under five minutes.
+const HOLD: Duration = Duration::from_secs(45);
 
 /// Why a message was not confirmed.
 enum Unconfirmed {
@@ -60,8 +54,7 @@ struct Inner {
     replies: Mutex<Option<Channel>>,
     confirm_timeout: Duration,
     reply_to_allow: Vec<String>,
-    /// The broker takes no messages now (memory or disk alarm).
-    blocked: Arc<AtomicBool>,
+    broker: Arc<Standing>,
     /// Set when the session has to be made anew.
     broken: CancellationToken,
     stop: Stop,
@@ -77,7 +70,7 @@ impl AmqpOutbox {
         names: Names,
         confirm_timeout: Duration,
         reply_to_allow: Vec<String>,
-        blocked: Arc<AtomicBool>,
+        broker: Arc<Standing>,
         broken: CancellationToken,
         stop: Stop,
     ) -> lapin::Result<Self> {
@@ -91,7 +84,7 @@ impl AmqpOutbox {
             replies,
             confirm_timeout,
             reply_to_allow,
-            blocked,
+            broker,
             broken,
             stop,
         })))
@@ -120,7 +113,7 @@ impl AmqpOutbox {
                     return Err(Unconfirmed::Unknown(error.to_string()));
                 }
                 // A blocked connection writes nothing; a new one would not either.
-                Err(_) if inner.blocked.load(Ordering::Relaxed) && self.may_hold(begun) => {}
+                Err(_) if inner.broker.is_blocked() && self.may_hold(begun) => {}
                 // One queue that does not confirm is no reason to tear everybody's connections.
                 Err(_) => return Err(Unconfirmed::Unknown(format!("no confirm within {:?}", begun.elapsed()))),
             }

@@ -13,28 +13,22 @@ use super::{
     topology::{self, Names},
 };
 use crate::{
-    account::{Account, RealWorld},
+    account::{RealWorld, gate::Gate},
     pipeline::{Pipeline, Strays},
     retry::Policy,
-    settings::Settings,
-    shutdown::Stop,
+    worker::Worker,
 };
 use backoff::{ExponentialBackoff, ExponentialBackoffBuilder, backoff::Backoff};
 use futures_util::{StreamExt, future::try_join_all};
 use lapin::{Connection, Event};
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
+    sync::{Arc, atomic::AtomicBool},
     time::Duration,
 };
-use tokio::{sync::Notify, time::Instant};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-/// Strays need little: they are looked at, told of and parked.
-const STRAYS_AT_ONCE: u16 = 16;
 /// A session that held this long was a good one: the next pause is short again.
 const GOOD_SESSION: Duration = Duration::from_secs(30);
 
@@ -42,12 +36,13 @@ const GOOD_SESSION: Duration = Duration::from_secs(30);
 ///
 /// # Errors
 /// When the broker's objects are not as they must be at the first session; later faults are waited out.
-pub async fn run(settings: &Settings, accounts: Vec<Arc<Account>>, stop: Stop) -> Result<(), AmqpError> {
+pub async fn run(worker: &Arc<Worker>) -> Result<(), AmqpError> {
     let mut pauses = pauses();
     let mut first = true;
     loop {
         let begun = Instant::now();
-        let ended = session(settings, &accounts, &stop, &mut first).await;
+        let ended = session(worker, &mut first).await;
+        worker.broker.set_connected(false);
         match ended {
             Ok(()) => return Ok(()),
             Err(error @ AmqpError::Topology(_)) if first => return Err(error),
@@ -60,7 +55,7 @@ pub async fn run(settings: &Settings, accounts: Vec<Arc<Account>>, stop: Stop) -
         info!(pause_ms = pause.as_millis() as u64, "connecting again");
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
-            () = stop.soon.cancelled() => return Ok(()),
+            () = worker.stop.soon.cancelled() => return Ok(()),
         }
     }
 }
@@ -76,12 +71,8 @@ pub(super) fn pauses() -> ExponentialBackoff {
         .build()
 }
 
-async fn session(
-    settings: &Settings,
-    accounts: &[Arc<Account>],
-    stop: &Stop,
-    first: &mut bool,
-) -> Result<(), AmqpError> {
+async fn session(worker: &Arc<Worker>, first: &mut bool) -> Result<(), AmqpError> {
+    let Worker { settings, accounts, stop, broker, .. } = &**worker;
     let publishing = tokio::select! {
         connection = connect(&settings.amqp, "publishes") => connection?,
         () = stop.soon.cancelled() => return Ok(()),
@@ -92,11 +83,10 @@ async fn session(
     topology::prepare(&publishing, &settings.amqp, &objects).await?;
     let shared = Shared {
         names: names.clone(),
+        worker: worker.clone(),
         stop: stop.clone(),
         broken: CancellationToken::new(),
-        blocked: Arc::new(AtomicBool::new(false)),
-        unblocked: Arc::new(Notify::new()),
-        missing: Arc::new(AtomicUsize::new(accounts.len() + 1)),
+        announced: Arc::new(AtomicBool::new(false)),
     };
     // Whatever ends the session ends its helpers, too.
     let _ends = shared.broken.clone().drop_guard();
@@ -106,17 +96,18 @@ async fn session(
         names.clone(),
         settings.amqp.confirm_timeout,
         settings.amqp.reply_to_allow.clone(),
-        shared.blocked.clone(),
+        broker.clone(),
         shared.broken.clone(),
         stop.clone(),
     )
     .await?;
+    broker.set_connected(true);
 
-    let intake = |queue: String, limit| Intake {
+    let intake = |queue: String, gate: &Arc<Gate>| Intake {
         amqp: settings.amqp.clone(),
         objects: objects.clone(),
         queue,
-        limit,
+        gate: gate.clone(),
         shared: shared.clone(),
     };
     let mut intakes = Vec::new();
@@ -132,10 +123,10 @@ async fn session(
             accepted_at: account.accepted_at.clone(),
         };
         let queue = names.commands_of(&account.settings.name);
-        intakes.push(tokio::spawn(intake(queue, account.settings.max_in_flight).run(pipeline)));
+        intakes.push(tokio::spawn(intake(queue, &account.gate).run(pipeline)));
     }
     let strays = Strays { accounts: settings.account_names(), policy: Policy::default(), outbox, world: RealWorld };
-    intakes.push(tokio::spawn(intake(names.strays(), STRAYS_AT_ONCE).run(strays)));
+    intakes.push(tokio::spawn(intake(names.strays(), &worker.strays).run(strays)));
     *first = false;
 
     let ended = try_join_all(intakes).await;
@@ -160,12 +151,11 @@ fn watch(publishing: &Arc<Connection>, shared: &Shared) {
             match event {
                 Some(Event::ConnectionBlocked(reason)) => {
                     warn!(reason, "the broker takes no messages now; waiting");
-                    shared.blocked.store(true, Ordering::Relaxed);
+                    shared.worker.broker.set_blocked(true);
                 }
                 Some(Event::ConnectionUnblocked) => {
                     info!("the broker takes messages again");
-                    shared.blocked.store(false, Ordering::Relaxed);
-                    shared.unblocked.notify_waiters();
+                    shared.worker.broker.set_blocked(false);
                 }
                 // Our own closing is told this way, too.
                 Some(Event::Error(_)) if shared.stop.soon.is_cancelled() => {}

@@ -2,7 +2,7 @@
 //!
 //! An ambiguous command is queried before it is cancelled again. What a cancel leaves open is settled by a query at once.
 
-use super::{Gateway, Outbox, Pipeline, Step, World};
+use super::{Gateway, Learnt, Outbox, Pipeline, Step, World};
 use crate::{
     command::CancelCommand,
     message::Message,
@@ -21,6 +21,10 @@ use sha2::{Digest, Sha256};
 use std::{sync::atomic::Ordering, time::Duration};
 use tracing::debug;
 
+/// No call of a visit begins later than this after its first: a visit is several calls, and a delivery must not be held for
+/// more than five minutes.
+const CALLS_BEGIN_WITHIN: TimeDelta = TimeDelta::seconds(60);
+
 /// One visit to the provider for a command.
 pub(super) struct Visit<'a, G, O, W> {
     pipeline: &'a Pipeline<G, O, W>,
@@ -33,7 +37,8 @@ pub(super) struct Visit<'a, G, O, W> {
     token: Option<SecretString>,
     /// The longest that the provider asked us to wait.
     retry_after: Option<Duration>,
-    has_asked: bool,
+    /// When the first call began.
+    asked_at: Option<DateTime<Utc>>,
     /// The provider did not let this visit's cancel in.
     cancel_denied: bool,
     /// The worker had to stop in the middle.
@@ -58,7 +63,7 @@ impl<'a, G: Gateway, O: Outbox, W: World> Visit<'a, G, O, W> {
             answer: None,
             token: None,
             retry_after: None,
-            has_asked: false,
+            asked_at: None,
             cancel_denied: false,
             interrupted: false,
             pending: false,
@@ -109,8 +114,9 @@ impl<'a, G: Gateway, O: Outbox, W: World> Visit<'a, G, O, W> {
                 }
             }
             Verdict::CutOff => self.later(Later::CutOff),
-            Verdict::Misconfigured { .. } => {
+            Verdict::Misconfigured { merchant } => {
                 self.cancel_denied = true;
+                self.denied(merchant);
                 self.later(Later::Misconfigured)
             }
             _ => self.later(Later::Busy),
@@ -136,8 +142,18 @@ impl<'a, G: Gateway, O: Outbox, W: World> Visit<'a, G, O, W> {
             Verdict::Status(Status::Open) => self.later(still_open),
             Verdict::Status(Status::Paying) => self.later(Later::Paying),
             Verdict::Status(Status::NotFound) => self.later(Later::NotFound),
-            Verdict::Misconfigured { .. } => self.later(Later::Misconfigured),
+            Verdict::Misconfigured { merchant } => {
+                self.denied(merchant);
+                self.later(Later::Misconfigured)
+            }
             _ => self.later(Later::QueryFailed),
+        }
+    }
+
+    /// The provider refuses us: that lies in the account, unless it objects to merchant fields which the command brought.
+    fn denied(&self, merchant: bool) {
+        if !(merchant && self.command.own_merchant_fields) {
+            self.pipeline.gateway.denied(&self.digest);
         }
     }
 
@@ -189,7 +205,7 @@ impl<'a, G: Gateway, O: Outbox, W: World> Visit<'a, G, O, W> {
 
     /// This visit, if the provider was asked at all, was the command's last attempt.
     fn end(self, cause: Cause) -> Step {
-        self.progress.attempts += u32::from(self.has_asked);
+        self.progress.attempts += u32::from(self.asked_at.is_some());
         Step::Finish(self.pipeline.decision(cause, self.progress, self.answer.as_ref()))
     }
 
@@ -213,6 +229,14 @@ impl<'a, G: Gateway, O: Outbox, W: World> Visit<'a, G, O, W> {
     async fn call(&mut self, operation: Operation) -> Verdict {
         let (mut renewed, mut repeated) = (false, false);
         loop {
+            let now = self.pipeline.world.now();
+            if now - *self.asked_at.get_or_insert(now) > CALLS_BEGIN_WITHIN {
+                debug!(operation = operation.name(), "no time left in this attempt");
+                return match operation {
+                    Operation::Cancel => Verdict::Retry,
+                    _ => Verdict::QueryFailed,
+                };
+            }
             let verdict = self.send(operation).await;
             match verdict {
                 Verdict::Token if !renewed && !self.is_too_late(operation) => {
@@ -236,7 +260,6 @@ impl<'a, G: Gateway, O: Outbox, W: World> Visit<'a, G, O, W> {
             pipeline.partner.external_id(operation, &self.digest, self.progress.conflict, pipeline.world.random());
         let not_after = self.command.not_after.filter(|_| operation == Operation::Cancel);
         let sent = pipeline.gateway.send(operation, body, &external_id, not_after).await;
-        self.has_asked = true;
 
         let answer = sent.result.as_ref().ok().and_then(|reply| Answer::read(&reply.body));
         let asked = Asked {
@@ -253,6 +276,8 @@ impl<'a, G: Gateway, O: Outbox, W: World> Visit<'a, G, O, W> {
             pipeline.accepted_at.fetch_max(sent.at.timestamp_millis(), Ordering::Relaxed);
         }
         let code = answer.as_ref().and_then(|answer| answer.code);
+        let sign = verdict::sign(result, operation, verdict);
+        pipeline.gateway.learn(&Learnt { operation, verdict, sign, sent: &sent, code });
         debug!(
             operation = operation.name(),
             verdict = verdict.name(),

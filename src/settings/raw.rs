@@ -287,6 +287,24 @@ impl Raw {
     }
 }
 
+/// What the file and the environment say, save the states of accounts.
+pub fn without_states(text: &str, environment: &BTreeMap<String, String>) -> String {
+    let mut table: Table = toml::from_str(text).unwrap_or_default();
+    for (name, value) in environment {
+        if let Some(path) = name.strip_prefix(OVERRIDE_PREFIX) {
+            // What cannot be applied was told when the settings were read.
+            apply(&mut table, path, value).unwrap_or_default();
+        }
+    }
+    let accounts = table.get_mut("accounts").and_then(Value::as_table_mut);
+    for account in accounts.into_iter().flat_map(|accounts| accounts.iter_mut()) {
+        if let Some(account) = account.1.as_table_mut() {
+            account.remove("state");
+        }
+    }
+    table.to_string()
+}
+
 fn problem(text: &str, error: &toml::de::Error) -> Problem {
     let line = error.span().map(|span| text[..span.start.min(text.len())].matches('\n').count() + 1);
     Problem { key: String::new(), line, reason: error.message().to_owned() }

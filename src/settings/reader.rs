@@ -53,6 +53,7 @@ impl Reader<'_> {
             listen: listen.ok()?,
             grace: Duration::from_millis(raw.worker.grace_ms),
             accounts,
+            apart_from_states: String::new(),
         })
     }
 

@@ -4,7 +4,7 @@
 //! the client's own. What matters in every error is whether the provider may have received the request.
 
 use super::{Reply, SendError, request::SignedRequest, response};
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use reqwest::{header, redirect, tls};
 use secrecy::{ExposeSecret, SecretString};
 use std::time::Duration;
@@ -100,6 +100,8 @@ impl Client {
         let http_status = response.status().as_u16();
         let retry_after = response.headers().get(header::RETRY_AFTER).and_then(|value| value.to_str().ok());
         let retry_after = retry_after.and_then(|value| response::retry_after(value, Utc::now(), RETRY_AFTER_CAP));
+        let date = response.headers().get(header::DATE).and_then(|value| value.to_str().ok());
+        let date = date.and_then(|value| DateTime::parse_from_rfc2822(value).ok()).map(|date| date.to_utc());
         let mut body = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(|e| self.error(&e))? {
             if body.len() + chunk.len() > MAX_BODY {
@@ -107,7 +109,7 @@ impl Client {
             }
             body.extend_from_slice(&chunk);
         }
-        Ok(Reply { http_status, body, retry_after })
+        Ok(Reply { http_status, body, retry_after, date })
     }
 
     fn error(&self, error: &reqwest::Error) -> SendError {

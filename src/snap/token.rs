@@ -6,7 +6,7 @@ use crate::retry::CallRecord;
 use backoff::{ExponentialBackoff, ExponentialBackoffBuilder, backoff::Backoff};
 use chrono::{DateTime, Utc};
 use secrecy::SecretString;
-use std::time::Duration;
+use std::{future::Future, time::Duration};
 use tokio::{sync::Mutex, time::Instant};
 
 /// A token is renewed this long before it ends, or at half its life if that is later.
@@ -43,15 +43,15 @@ impl Default for Tokens {
 }
 
 impl Tokens {
-    /// The token, fetched if there is none that is still good.
+    /// The token, fetched if there is none that is still good; a fetch waits for its `turn`, which says what time it is.
     ///
     /// # Errors
     /// When none could be fetched, now or a moment ago. The fetch that was made, if one was, is told with it.
-    pub async fn get(
+    pub async fn get<F: Future<Output = DateTime<Utc>>>(
         &self,
         partner: &Partner,
         client: &Client,
-        now: impl Fn() -> DateTime<Utc>,
+        turn: impl Fn() -> F,
     ) -> Result<Fetched, (SendError, Option<CallRecord>)> {
         let mut state = self.state.lock().await;
         if let Some((token, until)) = &state.held
@@ -64,7 +64,7 @@ impl Tokens {
         {
             return Err((error.clone(), None));
         }
-        let at = now();
+        let at = turn().await;
         let Some(request) = partner.token_request(at) else {
             return Err((SendError::NoToken("the profile has no token call".into()), None));
         };

@@ -45,7 +45,7 @@ fn profile(name: &str) -> &'static Profile {
 }
 
 fn reply(http_status: u16, body: &[u8]) -> Reply {
-    Reply { http_status, body: body.to_vec(), retry_after: None }
+    Reply { http_status, body: body.to_vec(), retry_after: None, date: None }
 }
 
 fn cancel_with(profile: &Profile, http_status: u16, body: &[u8]) -> Verdict {

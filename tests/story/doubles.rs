@@ -3,9 +3,10 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 use qris_cancel_worker::{
+    breaker::Sign,
     event::{Event, Finish},
     message::{Carried, Message, Origin, Properties},
-    pipeline::{Ending, Gateway, NotConfirmed, Outbox, Pipeline, Sent, Strays, World},
+    pipeline::{Ending, Gateway, Learnt, NotConfirmed, Outbox, Pipeline, Sent, Strays, World},
     retry::{CallRecord, Policy, Progress},
     snap::{
         Operation, Reply, SendError,
@@ -42,7 +43,7 @@ impl Answer {
     }
 
     pub fn body(http_status: u16, body: impl Into<Vec<u8>>) -> Self {
-        let reply = Reply { http_status, body: body.into(), retry_after: None };
+        let reply = Reply { http_status, body: body.into(), retry_after: None, date: None };
         Self { result: Ok(reply), token_call: false }
     }
 
@@ -114,6 +115,15 @@ pub struct State {
     /// Each call as it was sent.
     pub sent: Vec<(Operation, String, String)>,
     pub nacks: Vec<Nack>,
+    /// Another command of the transaction is in hand.
+    pub in_hand: bool,
+    /// The names of the transaction that was taken in hand, and the last effect before it was let go.
+    pub claimed: Vec<String>,
+    pub released_after: Option<String>,
+    /// How often the account, not the command, was to blame.
+    pub denials: u32,
+    /// What each call said of the provider's health.
+    pub signs: Vec<Sign>,
     /// What waits in a retry bucket: what it carries, and for how long.
     pub waiting: Option<(Progress, Duration)>,
     pub events: Vec<Event>,
@@ -135,6 +145,11 @@ impl Rig {
             journal: Vec::new(),
             sent: Vec::new(),
             nacks: Vec::new(),
+            in_hand: false,
+            claimed: Vec::new(),
+            released_after: None,
+            denials: 0,
+            signs: Vec::new(),
             waiting: None,
             events: Vec::new(),
             parked: Vec::new(),
@@ -154,6 +169,16 @@ impl Rig {
         let refused = state.nacks.contains(&nack);
         state.journal.push(if refused { format!("{what}: nack") } else { what });
         if refused { Err(NotConfirmed("nack".into())) } else { Ok(()) }
+    }
+}
+
+/// A transaction in hand.
+pub struct Held(Rig);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let mut state = self.0.state();
+        state.released_after = state.journal.last().cloned();
     }
 }
 
@@ -196,6 +221,22 @@ impl Gateway for Rig {
 
     async fn forget_token(&self, token: &SecretString) {
         self.state().journal.push(format!("forget {}", token.expose_secret()));
+    }
+
+    fn learn(&self, call: &Learnt<'_>) {
+        self.state().signs.push(call.sign);
+    }
+
+    fn denied(&self, _: &str) {
+        self.state().denials += 1;
+    }
+
+    type Claim = Held;
+
+    async fn claim(&self, names: Vec<String>) -> Option<Held> {
+        let mut state = self.state();
+        state.claimed = names;
+        (!state.in_hand).then(|| Held(self.clone()))
     }
 }
 

@@ -147,6 +147,9 @@ reply_to_allow = ["replies.*"]
 [log]
 level = "debug"
 
+[http]
+listen = "127.0.0.1:0"
+
 [worker]
 grace_ms = 2_000
 
@@ -255,8 +258,15 @@ impl Place {
 }
 
 async fn http(provider: &str, method: &str, path: &str, body: &str) -> String {
+    let answer = exchange(provider.strip_prefix("http://").unwrap(), method, path, body).await;
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(head.starts_with("HTTP/1.1 2"), "{method} {path}: {answer}");
+    if head.to_ascii_lowercase().contains("transfer-encoding: chunked") { dechunk(body) } else { body.to_owned() }
+}
+
+/// One request, and the whole answer to it.
+async fn exchange(host: &str, method: &str, path: &str, body: &str) -> String {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    let host = provider.strip_prefix("http://").unwrap();
     let mut stream = tokio::net::TcpStream::connect(host).await.unwrap();
     let request = format!(
         "{method} {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
@@ -265,10 +275,7 @@ async fn http(provider: &str, method: &str, path: &str, body: &str) -> String {
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).await.unwrap();
-    let answer = String::from_utf8(answer).unwrap();
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-    assert!(head.starts_with("HTTP/1.1 2"), "{method} {path}: {answer}");
-    if head.to_ascii_lowercase().contains("transfer-encoding: chunked") { dechunk(body) } else { body.to_owned() }
+    String::from_utf8(answer).unwrap()
 }
 
 fn dechunk(mut rest: &str) -> String {
@@ -301,6 +308,27 @@ impl Worker {
 
     pub fn read_log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap()
+    }
+
+    /// One of the pages for operators: its HTTP status and text.
+    pub async fn page(&self, path: &str) -> (u16, String) {
+        let log = self.read_log();
+        let line = log.lines().find(|line| line.contains("metrics and status are served")).expect("serves its pages");
+        let line: Value = serde_json::from_str(line).unwrap();
+        let answer = exchange(line["address"].as_str().unwrap(), "GET", path, "").await;
+        (answer[9..12].parse().unwrap(), answer.split_once("\r\n\r\n").unwrap().1.to_owned())
+    }
+
+    /// A metric's value, or the sum over its labels' values; the name may hold labels.
+    pub async fn metric(&self, name: &str) -> f64 {
+        let (_, text) = self.page("/metrics").await;
+        let (name, labels) = name.split_once('{').unwrap_or((name, "}"));
+        let wanted: Vec<_> = labels.trim_end_matches('}').split(',').filter(|label| !label.is_empty()).collect();
+        let lines = text.lines().filter(|line| {
+            line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']))
+                && wanted.iter().all(|w| line.contains(w))
+        });
+        lines.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
     }
 
     pub fn kill(&mut self) {

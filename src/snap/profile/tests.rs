@@ -360,6 +360,7 @@ fn the_dialects_codes_and_statuses_mean_what_it_says() {
         http_status: body.split('"').find_map(|part| part.get(..3)?.parse().ok()).unwrap(),
         body: body.into_bytes(),
         retry_after: None,
+        date: None,
     };
     let refused = |cause| Verdict::Refused { cause, malformed: false };
     for (code, expected) in [

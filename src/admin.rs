@@ -1,0 +1,89 @@
+//! What operators see over HTTP: `/metrics`, `/livez`, `/readyz`, `/status`.
+
+use crate::{breaker::State, worker::Worker};
+use axum::{
+    Json, Router, extract,
+    http::{StatusCode, header},
+    response::IntoResponse,
+    routing::get,
+};
+use serde_json::{Value, json};
+use std::sync::Arc;
+use tokio::net::TcpListener;
+
+/// Answers until the process ends.
+///
+/// # Errors
+/// When the listener fails.
+pub async fn serve(listener: TcpListener, worker: Arc<Worker>) -> std::io::Result<()> {
+    let pages = Router::new()
+        .route("/metrics", get(metrics))
+        .route("/livez", get(async || "alive\n"))
+        .route("/readyz", get(ready))
+        .route("/status", get(status))
+        .with_state(worker);
+    axum::serve(listener, pages).await
+}
+
+type Work = extract::State<Arc<Worker>>;
+
+async fn metrics(extract::State(worker): Work) -> impl IntoResponse {
+    for account in &worker.accounts {
+        let (gate, seen) = (&account.gate, account.seen());
+        let (name, state) = (&account.settings.name, gate.breaker().0);
+        worker.metrics.account(name, gate.in_flight(), state, gate.is_paused(), seen.clock_skew);
+    }
+    worker.metrics.broker(worker.broker.is_connected(), worker.broker.is_blocked());
+    match worker.metrics.text() {
+        Ok(text) => Ok(([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text)),
+        Err(error) => Err((StatusCode::INTERNAL_SERVER_ERROR, error.to_string())),
+    }
+}
+
+/// Ready: the broker is there, and every account's commands are consumed, or on purpose are not.
+async fn ready(extract::State(worker): Work) -> (StatusCode, String) {
+    let lacks = worker.lacks();
+    match lacks.is_empty() {
+        true => (StatusCode::OK, "ready\n".to_owned()),
+        false => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {}\n", lacks.join("; "))),
+    }
+}
+
+async fn status(extract::State(worker): Work) -> Json<Value> {
+    let accounts = worker.accounts.iter().map(|account| {
+        let (gate, seen, settings) = (&account.gate, account.seen(), &account.settings);
+        let (state, left) = gate.breaker();
+        let breaker = match state {
+            State::Closed => json!({ "state": "closed" }),
+            State::Trying { why, .. } => json!({ "state": "trying", "because": why.name() }),
+            State::Resting { why, .. } => {
+                json!({ "state": "resting", "because": why.name(), "triesInMs": left.as_millis() as u64 })
+            }
+        };
+        let mut status = json!({
+            "account": settings.name,
+            "provider": settings.partner.profile.name,
+            "state": if gate.is_paused() { "paused" } else { "active" },
+            "breaker": breaker,
+            "consuming": gate.is_registered(),
+            "inFlight": gate.in_flight(),
+            "maxInFlight": gate.limit,
+        });
+        if let Some((at, what)) = seen.last_error {
+            status["lastError"] = json!({ "at": at, "what": what });
+        }
+        if let Some(seconds) = seen.clock_skew {
+            status["clockSkewSeconds"] = json!((seconds * 10.0).round() / 10.0);
+        }
+        status
+    });
+    let lacks = worker.lacks();
+    Json(json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "ready": lacks.is_empty(),
+        "lacks": lacks,
+        "broker": { "connected": worker.broker.is_connected(), "blocked": worker.broker.is_blocked() },
+        "accounts": accounts.collect::<Vec<_>>(),
+        "strays": { "consuming": worker.strays.is_registered(), "inFlight": worker.strays.in_flight() },
+    }))
+}
