@@ -120,13 +120,16 @@ impl Intake {
         let Shared { stop, broken, .. } = &self.shared;
         let leaving = tokio::time::sleep(GOOD_CONNECTION);
         tokio::pin!(leaving);
-        while !stop.soon.is_cancelled() && !(one_by_one && leaving.is_elapsed()) {
+        loop {
+            if stop.soon.is_cancelled() || (one_by_one && leaving.is_elapsed()) {
+                return Ok(());
+            }
             let taking = self.gate.taking();
             if taking == Taking::Nothing {
                 self.shared.announce();
                 tokio::select! {
                     _ = self.gate.until_other_than(taking) => continue,
-                    () = stop.soon.cancelled() => break,
+                    () = stop.soon.cancelled() => return Ok(()),
                     () = broken.cancelled() => return Err(AmqpError::session_is_broken(&self.queue)),
                 }
             }
@@ -148,7 +151,6 @@ impl Intake {
                 }
             }
         }
-        Ok(())
     }
 }
 

@@ -1,0 +1,327 @@
+//! Accounts that look after themselves, with a real worker and a real broker: limits, breaker, pause, and what operators see.
+
+#[path = "limits/provider.rs"]
+mod provider;
+mod support;
+
+use provider::{Mood, Provider};
+use serde_json::{Value, json};
+use std::time::{Duration, Instant};
+use support::*;
+
+const SOON: Duration = Duration::from_secs(20);
+
+/// An account at a provider of its own, which signs without a token.
+fn account(name: &str, provider: &Provider, more: &str) -> String {
+    format!(
+        "[accounts.{name}]\nprofile = \"ifortepay\"\nbase_url = \"http://{}\"\npartner_id = \"p\"\n\
+         private_key = {{ file = \"{KEY}\" }}\nconnect_timeout_ms = 300\ntimeout_ms = 1_000\n{more}\n",
+        provider.address
+    )
+}
+
+const SHORT_RESTS: &str = "breaker = { calls = 10, initial_ms = 200, max_ms = 800 }\n";
+
+/// What `/status` says of an account.
+async fn status(worker: &Worker, account: &str) -> Value {
+    let (code, text) = worker.page("/status").await;
+    assert_eq!(code, 200);
+    let status: Value = serde_json::from_str(&text).unwrap();
+    let accounts = status["accounts"].as_array().unwrap();
+    accounts.iter().find(|one| one["account"] == account).unwrap_or_else(|| panic!("no {account}: {status}")).clone()
+}
+
+async fn publish(client: &Client, account: &str, name: &str, count: usize) {
+    for at in 0..count {
+        assert!(client.publish(account, &command(&format!("{name}-{at}"), &format!("R-{name}-{at}"))).await);
+    }
+}
+
+/// How many events of an account there are with this outcome.
+fn told(events: &Events, account: &str, outcome: &str) -> usize {
+    let is = |event: &Value| event["data"]["account"] == account && event["data"]["outcome"] == outcome;
+    events.all.iter().filter(|(_, event)| is(event)).count()
+}
+
+#[tokio::test]
+async fn an_outage_rests_its_own_account_and_ends_without_loss() {
+    let (one, two) = (Provider::start().await, Provider::start().await);
+    let limits = format!("max_in_flight = 8\n{SHORT_RESTS}");
+    let more = account("one", &one, &limits) + &account("two", &two, &limits);
+    let place = Place::at(Broker::shared(), "http://127.0.0.1:9", &more);
+    let worker = place.worker().await;
+    let client = place.client().await;
+    let mut events = client.collect().await;
+
+    for outage in ["down", "silent", "401"] {
+        match outage {
+            "down" => one.go_down().await,
+            "silent" => one.set(Mood::Silent),
+            _ => one.set(Mood::Unauthorized),
+        }
+        publish(&client, "one", outage, 60).await;
+        until("the account rests", SOON, || {
+            Box::pin(async { status(&worker, "one").await["breaker"]["state"] != "closed" })
+        })
+        .await;
+        let why = if outage == "401" { "misconfigured" } else { "failing" };
+        let seen = status(&worker, "one").await;
+        assert_eq!(seen["breaker"]["because"], why, "{seen}");
+        assert!(seen["lastError"]["what"].is_string(), "{seen}");
+        assert!(worker.metric("qris_cancel_breaker_state{account=\"one\"}").await >= 1.0);
+        assert_eq!(worker.metric("qris_cancel_breaker_state{account=\"two\"}").await, 0.0);
+        assert_eq!(worker.page("/readyz").await.0, 200, "it rests on purpose");
+
+        // The neighbour does not notice, and the provider is left alone meanwhile.
+        let (before, begun) = (one.book().calls.len(), Instant::now());
+        publish(&client, "two", outage, 100).await;
+        until("the neighbour's commands are done", SOON, || {
+            Box::pin(async { two.book().calls.iter().filter(|call| call.reference.contains(outage)).count() >= 100 })
+        })
+        .await;
+        let probes = one.book().calls.len() - before;
+        // Two calls a trial, each trial after at least half a rest, and what was running when the rest began.
+        let most = 2 * (begun.elapsed().as_millis() as usize / 100 + 1) + 2 * 8;
+        assert!(probes <= most, "{probes} calls during the rest, {most} at most");
+        assert_eq!(client.depth(&client.names.parked()).await, 0);
+
+        match outage {
+            "down" => one.come_up().await,
+            _ => one.set(Mood::Fine(Duration::ZERO)),
+        }
+        let wanted = told(&events, "one", "canceled") + 60;
+        until("the backlog is drained", SOON * 2, || {
+            Box::pin(async { client.depth(&client.names.commands_of("one")).await == 0 })
+        })
+        .await;
+        let begun = Instant::now();
+        while told(&events, "one", "canceled") < wanted {
+            assert!(begun.elapsed() < SOON, "{outage}: {} of {wanted}", told(&events, "one", "canceled"));
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            events.read().await;
+        }
+        let seen = status(&worker, "one").await;
+        assert_eq!(seen["breaker"]["state"], "closed", "{seen}");
+    }
+    assert_eq!((told(&events, "one", "canceled"), told(&events, "two", "canceled")), (180, 300));
+    assert_eq!(events.all.len(), 480);
+    assert_eq!(client.depth(&client.names.parked()).await, 0, "wrong keys park nothing");
+    assert!(worker.read_log().contains("ALERT: the provider refuses five different commands in a row"));
+}
+
+#[tokio::test]
+async fn one_bad_merchant_field_pauses_nobody() {
+    let provider = Provider::start().await;
+    provider.set(Mood::Fine(Duration::from_millis(5)));
+    let more = format!(
+        "[accounts.shop]\nprofile = \"bnc\"\nbase_url = \"http://{}\"\ncancel_path = \"/qr-mpm-cancel\"\nquery_path = \"/qr-mpm-query\"\n\
+         client_key = \"client\"\npartner_id = \"p\"\nprivate_key = {{ file = \"{KEY}\" }}\norigin = \"o\"\nmerchant_id = \"000123456789\"\n\
+         max_in_flight = 32\n[accounts.shop.retry]\nmax_attempts = 3\n",
+        provider.address
+    );
+    let place = Place::at(Broker::shared(), "http://127.0.0.1:9", &more);
+    let worker = place.worker().await;
+    let client = place.client().await;
+    let mut events = client.collect().await;
+    let mut bad = command("bad", "R-bad");
+    bad["merchantId"] = json!("WRONG");
+    publish(&client, "shop", "first", 500).await;
+    assert!(client.publish("shop", &bad).await);
+    publish(&client, "shop", "second", 499).await;
+    // It is judged by whether others pass, so others have to.
+    let mut more = 0;
+    let refused = loop {
+        events.read().await;
+        if let Some((_, event)) = events.all.iter().find(|(_, event)| event["data"]["jobId"] == "bad") {
+            break event.clone();
+        }
+        assert!(more < 600, "no end of the bad command");
+        assert!(client.publish("shop", &command(&format!("more-{more}"), &format!("R-more-{more}"))).await);
+        more += 1;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    assert_eq!((&refused["data"]["outcome"], &refused["data"]["cause"]), (&json!("refused"), &json!("not_authorized")));
+    assert_eq!(refused["data"]["responseCode"], "4047708");
+    events.wait(1000 + more, SOON).await;
+    assert_eq!((told(&events, "shop", "canceled"), told(&events, "shop", "refused")), (999 + more, 1));
+    let log = worker.read_log();
+    assert!(!log.contains("ALERT") && !log.contains("calls keep failing"), "the account has rested");
+
+    // What operators see of it.
+    let canceled =
+        worker.metric("qris_cancel_results_total{account=\"shop\",outcome=\"canceled\",cause=\"canceled\"}").await;
+    assert_eq!(canceled as usize, 999 + more);
+    assert_eq!(worker.metric("qris_cancel_commands_received_total{account=\"shop\"}").await as usize, 1000 + more + 2);
+    assert_eq!(worker.metric("qris_cancel_retries_scheduled_total{account=\"shop\"}").await, 2.0);
+    assert_eq!(worker.metric("qris_cancel_calls_total{account=\"shop\",verdict=\"misconfigured\"}").await, 3.0);
+    assert_eq!(
+        worker.metric("qris_cancel_calls_total{account=\"shop\",operation=\"token\",verdict=\"granted\"}").await,
+        1.0
+    );
+    assert_eq!(
+        worker.metric("qris_cancel_call_duration_seconds_count{account=\"shop\",operation=\"cancel\"}").await as usize,
+        1002 + more
+    );
+    assert_eq!(
+        worker.metric("qris_cancel_command_duration_seconds_count{account=\"shop\"}").await as usize,
+        1000 + more
+    );
+    assert_eq!(worker.metric("qris_cancel_in_flight{account=\"shop\"}").await, 0.0);
+    assert_eq!(worker.metric("qris_cancel_broker_connected").await, 1.0);
+    assert!(worker.metric("qris_cancel_clock_skew_seconds{account=\"shop\"}").await.abs() < 2.0);
+    let (_, metrics) = worker.page("/metrics").await;
+    let (_, seen) = worker.page("/status").await;
+    for page in [metrics, seen, worker.read_log()] {
+        assert!(!page.contains("the-access-token"), "shows a token");
+    }
+}
+
+#[tokio::test]
+async fn commands_of_one_transaction_take_turns() {
+    let provider = Provider::start().await;
+    provider.set(Mood::Fine(Duration::from_millis(60)));
+    let place = Place::at(Broker::shared(), "http://127.0.0.1:9", &account("shop", &provider, "max_in_flight = 16\n"));
+    let _worker = place.worker().await;
+    let client = place.client().await;
+    let mut events = client.collect().await;
+    for at in 0..30 {
+        assert!(client.publish("shop", &command(&format!("job-{at}"), &format!("R{}", at % 3))).await);
+    }
+    events.wait(30, SOON).await;
+    assert_eq!(told(&events, "shop", "canceled"), 30);
+    let book = provider.book();
+    assert_eq!(book.most_for_one, 1);
+    assert!((2..=3).contains(&book.most), "different transactions need not wait: {}", book.most);
+}
+
+#[tokio::test]
+async fn a_redelivery_waits_for_the_call_that_still_runs_and_then_asks() {
+    let provider = Provider::start().await;
+    provider.set(Mood::Fine(Duration::from_millis(4_000)));
+    let more = account("shop", &provider, "").replace("timeout_ms = 1_000", "timeout_ms = 8_000");
+    let broker = Broker::own();
+    let place = Place::at(&broker, "http://127.0.0.1:9", &more);
+    let worker = place.worker().await;
+    let client = place.client().await;
+    let events = client.collect().await;
+    assert!(client.publish("shop", &command("long", "R-long")).await);
+    assert!(client.publish("shop", &command("other", "R-other")).await);
+    until("both cancels run", SOON, || Box::pin(async { provider.count("cancel") == 2 })).await;
+    broker.ctl(&["close_all_connections", "test"]);
+    worker.wait_for_log("consuming again", SOON).await;
+    provider.set(Mood::Fine(Duration::ZERO));
+    let client = place.client().await;
+    let mut events = client.follow(events).await;
+    events.wait(2, SOON).await;
+    assert_eq!(told(&events, "shop", "canceled"), 2);
+    assert_eq!(provider.count("cancel"), 2, "no cancel is sent twice blindly: {:?}", provider.book().calls);
+    assert_eq!(provider.count("query"), 2);
+    assert_eq!(provider.book().most_for_one, 1, "the redelivery did not wait");
+}
+
+#[tokio::test]
+async fn requests_are_spaced_out() {
+    let provider = Provider::start().await;
+    let place = Place::at(
+        Broker::shared(),
+        "http://127.0.0.1:9",
+        &account("shop", &provider, "max_requests_per_second = 20.0\nmax_in_flight = 64\n"),
+    );
+    let worker = place.worker().await;
+    let client = place.client().await;
+    let mut events = client.collect().await;
+    publish(&client, "shop", "job", 50).await;
+    events.wait(50, SOON).await;
+    let times: Vec<_> = provider.book().calls.iter().map(|call| call.at).collect();
+    assert_eq!(times.len(), 50);
+    // Twenty more calls take a second, less what the way to the provider may differ.
+    for (at, time) in times.iter().enumerate().skip(20) {
+        let took = *time - times[at - 20];
+        assert!(took > Duration::from_millis(800), "twenty calls in {took:?}");
+    }
+    assert_eq!(status(&worker, "shop").await["maxInFlight"], 64);
+}
+
+#[tokio::test]
+async fn an_account_is_paused_and_resumed_without_a_restart() {
+    let (shop, other) = (Provider::start().await, Provider::start().await);
+    let paused = account("shop", &shop, "state = \"paused\"\n") + &account("other", &other, "");
+    let place = Place::at(Broker::shared(), "http://127.0.0.1:9", &paused);
+    let worker = place.worker().await;
+    let client = place.client().await;
+    let mut events = client.collect().await;
+    assert_eq!(worker.page("/readyz").await, (200, "ready\n".to_owned()), "it is off on purpose");
+    publish(&client, "shop", "early", 3).await;
+    publish(&client, "other", "early", 3).await;
+    events.wait(3, SOON).await;
+    assert_eq!((told(&events, "other", "canceled"), shop.book().calls.len()), (3, 0));
+    assert_eq!(status(&worker, "shop").await["state"], "paused");
+    assert_eq!(worker.metric("qris_cancel_paused{account=\"shop\"}").await, 1.0);
+
+    let text = read(&place.config);
+    let active = text.replace("state = \"paused\"", "state = \"active\"");
+    std::fs::write(&place.config, format!("{active}[broken")).unwrap();
+    worker.signal("-HUP");
+    worker.wait_for_log("the old ones hold", SOON).await;
+    assert_eq!(status(&worker, "shop").await["state"], "paused");
+
+    std::fs::write(&place.config, active.replace("timeout_ms = 1_000", "timeout_ms = 1_500")).unwrap();
+    worker.signal("-HUP");
+    events.wait(6, SOON).await;
+    assert_eq!(told(&events, "shop", "canceled"), 3);
+    worker.wait_for_log("other settings have changed, too", SOON).await;
+    assert_eq!(status(&worker, "shop").await["state"], "active");
+
+    std::fs::write(&place.config, text).unwrap();
+    worker.signal("-HUP");
+    until("nobody consumes", SOON, || Box::pin(async { status(&worker, "shop").await["state"] == "paused" })).await;
+    publish(&client, "shop", "late", 2).await;
+    publish(&client, "other", "late", 2).await;
+    events.wait(8, SOON).await;
+    assert_eq!((told(&events, "other", "canceled"), shop.book().calls.len()), (5, 3));
+    until("they wait in RabbitMQ", SOON, || {
+        Box::pin(async { client.depth(&client.names.commands_of("shop")).await == 2 })
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_vanished_consumer_is_not_ready() {
+    let (shop, other) = (Provider::start().await, Provider::start().await);
+    let more = account("shop", &shop, "") + &account("other", &other, "");
+    let place = Place::at(Broker::shared(), "http://127.0.0.1:9", &more);
+    let declared = place.command(&["topology", "declare"]).output().unwrap();
+    assert!(declared.status.success(), "{declared:?}");
+    // With `declare` the queue would be back within a second.
+    std::fs::write(&place.config, read(&place.config).replace("[amqp]", "[amqp]\ndeclare = false")).unwrap();
+    let worker = place.worker().await;
+    let client = place.client().await;
+    let mut events = client.collect().await;
+    assert_eq!(worker.page("/readyz").await.0, 200);
+    let queue = client.names.commands_of("shop");
+    client.channel.queue_delete(queue.as_str().into(), lapin::options::QueueDeleteOptions::default()).await.unwrap();
+    until("it says so", SOON, || Box::pin(async { worker.page("/readyz").await.0 == 503 })).await;
+    let (_, why) = worker.page("/readyz").await;
+    assert!(why.contains("the commands of shop are not consumed") && !why.contains("other"), "{why}");
+    assert_eq!(worker.page("/livez").await.0, 200, "starting anew would not help");
+    publish(&client, "other", "meanwhile", 5).await;
+    events.wait(5, SOON).await;
+
+    let declared = place.command(&["topology", "declare"]).output().unwrap();
+    assert!(declared.status.success(), "{declared:?}");
+    until("it is ready again", SOON, || Box::pin(async { worker.page("/readyz").await.0 == 200 })).await;
+    publish(&client, "shop", "after", 1).await;
+    events.wait(6, SOON).await;
+    assert_eq!(told(&events, "shop", "canceled"), 1);
+}
+
+#[tokio::test]
+async fn a_taken_port_is_told() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let place = Place::at(Broker::shared(), "http://127.0.0.1:9", "");
+    let address = taken.local_addr().unwrap().to_string();
+    let output = place.command(&["run"]).env("QRIS_CANCEL__HTTP__LISTEN", &address).output().unwrap();
+    assert_eq!(output.status.code(), Some(69));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains(&address) && said.contains("QRIS_CANCEL__HTTP__LISTEN"), "{said}");
+}
