@@ -148,24 +148,20 @@ async fn one_bad_merchant_field_pauses_nobody() {
     assert!(!log.contains("ALERT") && !log.contains("calls keep failing"), "the account has rested");
 
     // What operators see of it.
-    let canceled =
-        worker.metric("qris_cancel_results_total{account=\"shop\",outcome=\"canceled\",cause=\"canceled\"}").await;
-    assert_eq!(canceled as usize, 999 + more);
-    assert_eq!(worker.metric("qris_cancel_commands_received_total{account=\"shop\"}").await as usize, 1000 + more + 2);
-    assert_eq!(worker.metric("qris_cancel_retries_scheduled_total{account=\"shop\"}").await, 2.0);
-    assert_eq!(worker.metric("qris_cancel_calls_total{account=\"shop\",verdict=\"misconfigured\"}").await, 3.0);
-    assert_eq!(
-        worker.metric("qris_cancel_calls_total{account=\"shop\",operation=\"token\",verdict=\"granted\"}").await,
-        1.0
-    );
-    assert_eq!(
-        worker.metric("qris_cancel_call_duration_seconds_count{account=\"shop\",operation=\"cancel\"}").await as usize,
-        1002 + more
-    );
-    assert_eq!(
-        worker.metric("qris_cancel_command_duration_seconds_count{account=\"shop\"}").await as usize,
-        1000 + more
-    );
+    let count = async |metric: &str| worker.metric(metric).await as usize;
+    let retries = count("qris_cancel_retries_scheduled_total{account=\"shop\"}").await;
+    assert!((2..=12).contains(&retries), "{retries} retries of the bad command");
+    for (metric, expected) in [
+        ("results_total{account=\"shop\",outcome=\"canceled\",cause=\"canceled\"}", 999 + more),
+        ("results_total{account=\"shop\",outcome=\"refused\"}", 1),
+        ("commands_received_total{account=\"shop\"}", 1000 + more + retries),
+        ("calls_total{account=\"shop\",verdict=\"misconfigured\"}", 1 + retries),
+        ("calls_total{account=\"shop\",operation=\"token\",verdict=\"granted\"}", 1),
+        ("call_duration_seconds_count{account=\"shop\",operation=\"cancel\"}", 1000 + more + retries),
+        ("command_duration_seconds_count{account=\"shop\"}", 1000 + more),
+    ] {
+        assert_eq!(count(&format!("qris_cancel_{metric}")).await, expected, "{metric}");
+    }
     assert_eq!(worker.metric("qris_cancel_in_flight{account=\"shop\"}").await, 0.0);
     assert_eq!(worker.metric("qris_cancel_broker_connected").await, 1.0);
     assert!(worker.metric("qris_cancel_clock_skew_seconds{account=\"shop\"}").await.abs() < 2.0);
@@ -201,14 +197,13 @@ async fn a_redelivery_waits_for_the_call_that_still_runs_and_then_asks() {
     let more = account("shop", &provider, "").replace("timeout_ms = 1_000", "timeout_ms = 8_000");
     let broker = Broker::own();
     let place = Place::at(&broker, "http://127.0.0.1:9", &more);
-    let worker = place.worker().await;
+    let _worker = place.worker().await;
     let client = place.client().await;
     let events = client.collect().await;
     assert!(client.publish("shop", &command("long", "R-long")).await);
     assert!(client.publish("shop", &command("other", "R-other")).await);
     until("both cancels run", SOON, || Box::pin(async { provider.count("cancel") == 2 })).await;
     broker.ctl(&["close_all_connections", "test"]);
-    worker.wait_for_log("consuming again", SOON).await;
     provider.set(Mood::Fine(Duration::ZERO));
     let client = place.client().await;
     let mut events = client.follow(events).await;

@@ -440,6 +440,79 @@ async fn a_query_that_is_let_in_is_no_right_to_cancel() {
 }
 
 #[tokio::test]
+async fn the_account_is_to_blame_unless_the_command_brought_the_merchant() {
+    let own = with(r#""merchantId":"M-1""#);
+    for (command, refusal, denials) in [
+        (own.as_str(), code("4047708"), 0),
+        (&own, code("4037719"), 0),
+        (&own, code("4037701"), 1),
+        (COMMAND, code("4047708"), 1),
+        (COMMAND, Answer::error(SendError::TokenRefused("4017300".into())), 1),
+    ] {
+        let mut story = Story::at("aspi", command);
+        story.partner_mut().merchant.merchant_id = Some("M-0".into());
+        assert_eq!(story.attempt([refusal.clone()]).await, Ok(Scheduled(Later::Misconfigured)));
+        assert_eq!(story.rig.state().denials, denials, "{command}: {refusal:?}");
+        assert_eq!(story.waiting().0.doubts, 1);
+    }
+    // Once for a visit, however many calls it took; a query that is not let in says the same.
+    let story = Story::new().redelivered();
+    story.attempt([code("4015100"), code("4015100")]).await.unwrap();
+    assert_eq!(story.rig.state().denials, 1);
+}
+
+// Limits of one worker.
+
+#[tokio::test]
+async fn a_transaction_is_in_hand_until_everything_is_told() {
+    let story = Story::new();
+    story.attempt([canceled()]).await.unwrap();
+    assert_eq!(story.rig.state().claimed, ["originalReferenceNo R-1", "originalPartnerReferenceNo P-1"]);
+    assert_eq!(story.rig.state().released_after.as_deref(), Some("reply"));
+    let story = Story::new();
+    story.attempt([timeout(), timeout()]).await.unwrap();
+    assert_eq!(story.rig.state().released_after.as_deref(), Some("retry"));
+}
+
+#[tokio::test]
+async fn a_command_whose_transaction_is_in_hand_too_long_comes_again_and_is_not_to_blame() {
+    let mut story = Story::new();
+    story.rig.state().in_hand = true;
+    for _ in 0..50 {
+        assert_eq!(story.attempt([]).await, Ok(Scheduled(Later::InHand)));
+        assert_eq!(story.journal(), "retry");
+        let (progress, _) = story.waiting();
+        assert_eq!((progress.attempts, progress.ambiguous, story.delay()), (0, false, 1));
+        story.comes_back();
+    }
+    story.rig.state().in_hand = false;
+    assert_eq!(story.attempt([canceled()]).await, Ok(Finished(Cause::Canceled)));
+}
+
+#[tokio::test]
+async fn no_call_begins_when_the_visit_has_taken_a_minute() {
+    let slow = || {
+        let story = Story::new();
+        story.rig.state().takes = Duration::from_secs(55);
+        story
+    };
+    // The second call begins after 55 s and ends after 110 s; then it is not repeated.
+    let mut story = slow();
+    assert_eq!(story.attempt([timeout(), code("4015100")]).await, Ok(Scheduled(Later::QueryFailed)));
+    let (progress, _) = story.waiting();
+    assert_eq!((progress.ambiguous, progress.query_first, progress.attempts), (true, true, 1));
+    story.comes_back();
+    assert_eq!(story.attempt([status("05")]).await, Ok(Finished(Cause::Canceled)));
+    // The cancel waits for the next attempt, too.
+    let mut story = slow().redelivered();
+    story.rig.state().takes = Duration::from_secs(61);
+    assert_eq!(story.attempt([status("03")]).await, Ok(Scheduled(Later::Busy)));
+    story.rig.state().takes = Duration::from_secs(1);
+    story.comes_back();
+    assert_eq!(story.attempt([status("03"), canceled()]).await, Ok(Finished(Cause::Canceled)));
+}
+
+#[tokio::test]
 async fn a_command_that_alone_is_not_authorized_ends_after_its_last_attempt() {
     let mut story = Story::new();
     let mut delays = Vec::new();

@@ -7,12 +7,12 @@ use crate::{
 use std::{
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 use tokio::{
-    sync::{Notify, Semaphore},
+    sync::{Notify, OwnedSemaphorePermit, Semaphore},
     time::Instant,
 };
 
@@ -28,7 +28,8 @@ pub enum Taking {
 pub struct Gate {
     /// How many messages are worked on at the same time, over all sessions.
     pub limit: u16,
-    pub slots: Arc<Semaphore>,
+    slots: Arc<Semaphore>,
+    working: AtomicUsize,
     breaker: Mutex<Breaker>,
     paused: AtomicBool,
     /// Whether the broker has our consumer.
@@ -42,6 +43,7 @@ impl Gate {
         Self {
             limit,
             slots: Arc::new(Semaphore::new(limit.into())),
+            working: AtomicUsize::new(0),
             breaker: Mutex::new(Breaker::new(rules)),
             paused: AtomicBool::new(state == settings::State::Paused),
             registered: AtomicBool::new(false),
@@ -133,8 +135,20 @@ impl Gate {
         self.registered.store(registered, Ordering::Relaxed);
     }
 
+    /// Waits for room to work on one more message.
+    pub async fn room(&self) -> Room {
+        Room(self.slots.clone().acquire_owned().await.expect("the semaphore is never closed"))
+    }
+
+    /// A message is being worked on, until this is dropped.
+    pub fn begin(self: &Arc<Self>, room: Room) -> Working {
+        self.working.fetch_add(1, Ordering::Relaxed);
+        Working { gate: self.clone(), _room: room }
+    }
+
+    /// How many messages are being worked on.
     pub fn in_flight(&self) -> usize {
-        usize::from(self.limit).saturating_sub(self.slots.available_permits())
+        self.working.load(Ordering::Relaxed)
     }
 
     fn change(&self, act: impl FnOnce(&mut Breaker, Duration)) -> (State, State) {
@@ -153,6 +167,21 @@ impl Gate {
         // Nothing in there can panic half-way.
         let mut breaker = self.breaker.lock().unwrap_or_else(PoisonError::into_inner);
         act(&mut breaker, self.started.elapsed())
+    }
+}
+
+/// Room for one message.
+pub struct Room(#[expect(dead_code, reason = "held")] OwnedSemaphorePermit);
+
+/// One message in work.
+pub struct Working {
+    gate: Arc<Gate>,
+    _room: Room,
+}
+
+impl Drop for Working {
+    fn drop(&mut self) {
+        self.gate.working.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

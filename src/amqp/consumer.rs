@@ -3,7 +3,7 @@
 
 use super::{AmqpError, headers, intake::Intake, topology::Names};
 use crate::{
-    account::{Account, RealWorld},
+    account::{Account, RealWorld, gate::Working},
     message::{Carried, Message},
     pipeline::{Ending, NotConfirmed, Outbox, Pipeline, Strays, World},
     shutdown::Stop,
@@ -24,7 +24,6 @@ use std::{
     },
     time::Duration,
 };
-use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{Instrument, error, info, info_span, warn};
 
@@ -130,10 +129,9 @@ impl<H: Handler> Work<'_, H> {
         loop {
             let next = async {
                 shared.worker.broker.until_unblocked().await;
-                let slot = gate.slots.clone().acquire_owned().await.expect("the semaphore is never closed");
-                (slot, consumer.next().await)
+                (gate.room().await, consumer.next().await)
             };
-            let (slot, delivery) = tokio::select! {
+            let (room, delivery) = tokio::select! {
                 biased;
                 () = self.until.cancelled() => return Ok(()),
                 () = shared.broken.cancelled() => return Err(AmqpError::session_is_broken(queue)),
@@ -141,7 +139,7 @@ impl<H: Handler> Work<'_, H> {
                 next = next => next,
             };
             match delivery {
-                Some(Ok(delivery)) => self.begin(delivery, slot),
+                Some(Ok(delivery)) => self.begin(delivery, gate.begin(room)),
                 Some(Err(error)) => return Err(error.into()),
                 None => {
                     let reason = "the broker ended the consumer (was the queue deleted?)";
@@ -156,7 +154,7 @@ impl<H: Handler> Work<'_, H> {
         AmqpError::Consuming { queue: self.intake.queue.clone(), reason }
     }
 
-    fn begin(&self, mut delivery: Delivery, slot: OwnedSemaphorePermit) {
+    fn begin(&self, mut delivery: Delivery, working: Working) {
         let (handler, metrics) = (self.handler.clone(), self.intake.shared.worker.metrics.clone());
         let message = headers::message(&mut delivery, &self.intake.shared.names, RealWorld.now());
         let span = info_span!("command", account = message.routing_key, job_id = tracing::field::Empty);
@@ -185,7 +183,7 @@ impl<H: Handler> Work<'_, H> {
                 Err(error) => warn!(%error, "the acknowledgement failed; the broker will deliver again"),
             }
             alarm.disarm();
-            drop(slot);
+            drop(working);
         };
         self.tasks.spawn(self.running.track_future(task.instrument(span)));
     }

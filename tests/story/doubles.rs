@@ -106,6 +106,8 @@ type Script = Box<dyn FnMut(Operation, DateTime<Utc>) -> Answer + Send>;
 pub struct State {
     pub now: DateTime<Utc>,
     pub jitter: f64,
+    /// How long a call takes.
+    pub takes: Duration,
     random: u128,
     answers: VecDeque<Answer>,
     /// Answers when nothing is scripted.
@@ -139,6 +141,7 @@ impl Rig {
         Self(Arc::new(Mutex::new(State {
             now: start(),
             jitter: 0.999_999_999,
+            takes: Duration::from_millis(120),
             random: 0,
             answers: VecDeque::new(),
             provider: None,
@@ -201,7 +204,8 @@ impl Gateway for Rig {
                 answer
             }
         };
-        state.now += TimeDelta::milliseconds(120);
+        let takes = state.takes;
+        state.now += TimeDelta::from_std(takes).unwrap();
         state.journal.push(operation.name().to_owned());
         state.sent.push((operation, String::from_utf8(body).unwrap(), external_id.to_owned()));
         let token_call = answer.token_call.then(|| CallRecord {
@@ -216,7 +220,7 @@ impl Gateway for Rig {
             duration_ms: 80,
         });
         let token = Some(SecretString::from(format!("token {}", state.sent.len())));
-        Sent { token_call, token, at, duration: Duration::from_millis(120), result: answer.result }
+        Sent { token_call, token, at, duration: state.takes, result: answer.result }
     }
 
     async fn forget_token(&self, token: &SecretString) {
@@ -305,6 +309,11 @@ impl Story {
             accepted_at: Arc::new(AtomicI64::new(0)),
         };
         Self { message: message("shop", command, start()), pipeline, rig }
+    }
+
+    /// The account, to be changed before the first attempt.
+    pub fn partner_mut(&mut self) -> &mut Partner {
+        Arc::get_mut(&mut self.pipeline.partner).expect("nobody else has it")
     }
 
     pub fn new() -> Self {
