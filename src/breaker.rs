@@ -2,7 +2,7 @@
 //!
 //! Closed, the account takes commands. It rests when most of its last calls failed, or when the provider has refused
 //! five different commands in a row for reasons that lie in our keys, ids or rights: then no command is to blame, and
-//! going on would only hurt. After the rest it tries with one command at a time; a failure makes it rest again, twice as
+//! going on would only hurt. After the rest it tries with one command at a time; failure makes it rest again, twice as
 //! long, and success closes the breaker.
 
 use std::{collections::VecDeque, time::Duration};
@@ -60,6 +60,7 @@ pub enum State {
     Trying {
         why: Why,
         good: u32,
+        bad: u32,
     },
 }
 
@@ -99,7 +100,7 @@ impl Breaker {
         if let State::Resting { until, why } = self.state
             && now >= until
         {
-            self.state = State::Trying { why, good: 0 };
+            self.state = State::Trying { why, good: 0, bad: 0 };
         }
         self.state
     }
@@ -109,13 +110,13 @@ impl Breaker {
         match (self.state, sign) {
             (_, Sign::Neither) | (State::Resting { .. }, _) => {}
             (State::Closed, _) => self.note(sign == Sign::Bad, now, jitter),
-            (State::Trying { why, .. }, Sign::Bad) => self.rest(why, now, jitter),
-            // Only an accepted command proves the keys.
-            (State::Trying { why: Why::Misconfigured, .. }, Sign::Good) => {}
-            (State::Trying { why, good }, Sign::Good) if good + 1 < GOOD_CALLS => {
-                self.state = State::Trying { why, good: good + 1 };
+            (State::Trying { why, good, bad }, Sign::Bad) if self.is_failing(bad + 1, good + bad + 1) => {
+                self.rest(why, now, jitter);
             }
-            (State::Trying { .. }, Sign::Good) => self.close(),
+            (State::Trying { why, good, bad }, Sign::Bad) => self.state = State::Trying { why, good, bad: bad + 1 },
+            (State::Trying { why: Why::Failing, good, .. }, Sign::Good) if good + 1 >= GOOD_CALLS => self.close(),
+            // Only an accepted command proves the keys.
+            (State::Trying { why, good, bad }, Sign::Good) => self.state = State::Trying { why, good: good + 1, bad },
         }
     }
 
@@ -154,9 +155,13 @@ impl Breaker {
         }
         let (seen, failures) = (self.window.len(), self.window.iter().filter(|failed| **failed).count());
         let enough = (self.rules.calls as usize).div_ceil(2);
-        if failed && seen >= enough && failures * 100 >= self.rules.failure_percent as usize * seen {
+        if failed && seen >= enough && self.is_failing(failures as u32, seen as u32) {
             self.rest(Why::Failing, now, jitter);
         }
+    }
+
+    fn is_failing(&self, failures: u32, of: u32) -> bool {
+        failures * 100 >= self.rules.failure_percent * of
     }
 
     /// Rests are spread over their upper half, so that many workers do not come back at once.
@@ -205,7 +210,7 @@ mod tests {
         breaker.call(Sign::Good, S, 1.0);
         assert_eq!(breaker.state(S), State::Resting { until: 2 * S, why: Why::Failing });
         for good in 0..3 {
-            assert_eq!(breaker.state(2 * S), State::Trying { why: Why::Failing, good });
+            assert_eq!(breaker.state(2 * S), State::Trying { why: Why::Failing, good, bad: 0 });
             breaker.call(Sign::Good, 2 * S, 1.0);
         }
         assert_eq!(breaker.state(2 * S), State::Closed);
@@ -223,6 +228,19 @@ mod tests {
             assert!(matches!(breaker.state(now), State::Trying { .. }));
             fail(&mut breaker, 1, now);
         }
+    }
+
+    #[test]
+    fn a_trial_is_judged_by_the_same_share_of_failures() {
+        let mut breaker = breaker();
+        fail(&mut breaker, 10, S);
+        assert!(matches!(breaker.state(2 * S), State::Trying { .. }));
+        for sign in [Sign::Good, Sign::Bad, Sign::Good, Sign::Bad] {
+            breaker.call(sign, 2 * S, 1.0);
+            assert!(matches!(breaker.state(2 * S), State::Trying { .. }), "half of the calls are no 80 percent");
+        }
+        breaker.call(Sign::Good, 2 * S, 1.0);
+        assert_eq!(breaker.state(2 * S), State::Closed);
     }
 
     #[test]
@@ -265,9 +283,9 @@ mod tests {
         breaker.denied("i", S, 1.0);
         assert_eq!(breaker.state(S), State::Resting { until: 2 * S, why: Why::Misconfigured });
         // A query that is answered proves nothing about cancels.
-        assert_eq!(breaker.state(2 * S), State::Trying { why: Why::Misconfigured, good: 0 });
+        assert_eq!(breaker.state(2 * S), State::Trying { why: Why::Misconfigured, good: 0, bad: 0 });
         (0..10).for_each(|_| breaker.call(Sign::Good, 2 * S, 1.0));
-        assert_eq!(breaker.state(2 * S), State::Trying { why: Why::Misconfigured, good: 0 });
+        assert!(matches!(breaker.state(2 * S), State::Trying { why: Why::Misconfigured, .. }));
         breaker.denied("e", 2 * S, 1.0);
         assert_eq!(breaker.state(2 * S), State::Resting { until: 4 * S, why: Why::Misconfigured });
         assert!(matches!(breaker.state(4 * S), State::Trying { .. }));

@@ -167,6 +167,7 @@ partner_id = "IFP2024067944"
 private_key = {{ file = "{KEY}" }}
 timeout_ms = 2_000
 connect_timeout_ms = 1_000
+breaker = {{ initial_ms = 250, max_ms = 1_000 }}
 
 [accounts.bnc]
 profile = "bnc"
@@ -180,6 +181,7 @@ origin = "www.example.co.id"
 merchant_id = "000123456789"
 timeout_ms = 2_000
 connect_timeout_ms = 1_000
+breaker = {{ initial_ms = 250, max_ms = 1_000 }}
 
 {more}
 "#
