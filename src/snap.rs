@@ -105,7 +105,7 @@ pub struct Reply {
     pub body: Vec<u8>,
     /// How long the provider asks us to wait.
     pub retry_after: Option<Duration>,
-    /// The provider's clock.
+    /// The provider's clock, by its Date header.
     pub date: Option<DateTime<Utc>>,
 }
 

@@ -202,6 +202,16 @@ async fn an_answer_is_passed_on_as_it_is() {
 }
 
 #[tokio::test]
+async fn an_answer_tells_the_providers_time() {
+    let date = |headers: &'static str| async move { answered(http("200 OK", headers, "{}")).await.unwrap().date };
+    let at = chrono::DateTime::parse_from_rfc3339("2026-11-20T03:04:05Z").unwrap().to_utc();
+    assert_eq!(date("date: Fri, 20 Nov 2026 03:04:05 GMT\r\n").await, Some(at));
+    for garbage in ["", "date: \r\n", "date: soon\r\n", "date: Fri, 32 Nov 2026 03:04:05 GMT\r\n", "date: \u{ff}\r\n"] {
+        assert_eq!(date(garbage).await, None, "{garbage}");
+    }
+}
+
+#[tokio::test]
 async fn a_redirect_is_not_followed() {
     let (other, visits) = server(|_stream| async {}).await;
     let reply = answered(http("307 Temporary Redirect", &format!("location: {other}\r\n"), "")).await.unwrap();

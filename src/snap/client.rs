@@ -98,10 +98,11 @@ impl Client {
         }
         let mut response = call.body(request.body).send().await.map_err(|e| self.error(&e))?;
         let http_status = response.status().as_u16();
-        let retry_after = response.headers().get(header::RETRY_AFTER).and_then(|value| value.to_str().ok());
-        let retry_after = retry_after.and_then(|value| response::retry_after(value, Utc::now(), RETRY_AFTER_CAP));
-        let date = response.headers().get(header::DATE).and_then(|value| value.to_str().ok());
-        let date = date.and_then(|value| DateTime::parse_from_rfc2822(value).ok()).map(|date| date.to_utc());
+        let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
+        let retry_after =
+            header(header::RETRY_AFTER).and_then(|value| response::retry_after(value, Utc::now(), RETRY_AFTER_CAP));
+        let date = header(header::DATE).and_then(|value| DateTime::parse_from_rfc2822(value).ok());
+        let date = date.map(|date| date.to_utc());
         let mut body = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(|e| self.error(&e))? {
             if body.len() + chunk.len() > MAX_BODY {
