@@ -2,29 +2,44 @@
 //!
 //! It sends a request once and says what became of it. Nothing is repeated behind our back: no redirects, no retries of
 //! the client's own. What matters in every error is whether the provider may have received the request.
+//!
+//! That is not read out of the error: a request has one [`Ticket`], which goes either to the connection, just before it
+//! writes the first byte, or to us, when the call has failed before. Whoever comes second gets nothing.
 
 use super::{Reply, SendError, request::SignedRequest, response};
 use chrono::{DateTime, Utc};
-use reqwest::{header, redirect, tls};
+use hyper::body::{self, Bytes, Frame, SizeHint};
+use reqwest::{Certificate, Identity, Proxy, Url, header, redirect, tls};
 use secrecy::{ExposeSecret, SecretString};
-use std::time::Duration;
+use std::{
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
 
 /// No answer of a provider is longer; more is not read.
 const MAX_BODY: usize = 256 * 1024;
+/// hyper keeps a head of up to 400 KiB back until it has taken the body, and only so long is the [`Ticket`] to be relied on.
+const MAX_HEAD: usize = 256 * 1024;
 /// A Retry-After longer than this is taken as this.
 const RETRY_AFTER_CAP: Duration = Duration::from_secs(3600);
 
 /// How to reach a provider.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// For name lookup, TCP and TLS together.
+    /// For name lookup, TCP, the proxy and TLS together.
     pub connect_timeout: Duration,
     /// For the whole call, the connection included.
     pub timeout: Duration,
     pub min_tls: MinTls,
-    /// Address of an HTTP proxy; it can hold a password.
+    /// Address of an HTTP proxy, http:// or https://; it can hold a user and password. Without one there is none, whatever
+    /// the environment says.
     pub proxy: Option<SecretString>,
-    /// PEM of the authorities to trust instead of the system's.
+    /// PEM of the authorities to trust instead of the system's; an https:// proxy's certificate is judged by them, too.
     pub ca: Option<Vec<u8>>,
     /// PEM of our certificate chain and its key, for a provider that wants to see one.
     pub identity: Option<(Vec<u8>, SecretString)>,
@@ -44,7 +59,7 @@ impl Default for Options {
 }
 
 /// The oldest TLS version that is spoken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, serde::Deserialize)]
 pub enum MinTls {
     #[serde(rename = "1.2")]
     V1_2,
@@ -58,30 +73,50 @@ pub enum MinTls {
 pub struct Client {
     http: reqwest::Client,
     timeout: Duration,
+    min_tls: MinTls,
 }
 
 impl Client {
     /// # Errors
-    /// When TLS cannot be set up, for example because the system has no certificates.
+    /// When TLS cannot be set up (the system has no certificates, or the given ones are no good), or the proxy's address
+    /// is none.
     pub fn new(options: &Options) -> Result<Self, String> {
-        let http = reqwest::Client::builder()
+        let mut builder = reqwest::Client::builder()
             .connect_timeout(options.connect_timeout)
             .timeout(options.timeout)
             .tls_version_min(match options.min_tls {
                 MinTls::V1_2 => tls::Version::TLS_1_2,
                 MinTls::V1_3 => tls::Version::TLS_1_3,
             })
+            // HTTP/2 has repeats of its own, and takes a body later than the head.
+            .http1_only()
             .redirect(redirect::Policy::none())
             .retry(reqwest::retry::never())
             .referer(false)
-            // A proxy is an account's setting, not an accident of the environment.
+            // A proxy is an account's setting, not an accident of the environment. This forgets all proxies, so it comes first.
             .no_proxy()
             .tcp_nodelay(true)
             // Shorter than servers usually keep a connection: a request that goes out just as it is closed is ambiguous.
-            .pool_idle_timeout(Duration::from_secs(20))
-            .build()
-            .map_err(|e| format!("the HTTP client cannot be set up: {}", chain(&e)))?;
-        Ok(Self { http, timeout: options.timeout })
+            .pool_idle_timeout(Duration::from_secs(20));
+        if let Some(address) = &options.proxy {
+            builder = builder.proxy(proxy(address)?);
+        }
+        if let Some(pem) = &options.ca {
+            builder = builder.tls_certs_only(authorities(pem)?);
+        }
+        if let Some((chain, key)) = &options.identity {
+            builder = builder.identity(identity(chain, key)?);
+        }
+        let http = builder.build().map_err(|e| {
+            let suspects = match (&options.ca, &options.identity) {
+                (None, None) => "",
+                (Some(_), None) => " (look at ca_file)",
+                (None, Some(_)) => " (look at cert_file and key_file)",
+                (Some(_), Some(_)) => " (look at ca_file, cert_file and key_file)",
+            };
+            format!("the HTTP client cannot be set up: {}{suspects}", chain_of(&e))
+        })?;
+        Ok(Self { http, timeout: options.timeout, min_tls: options.min_tls })
     }
 
     /// Sends a request and reads its reply, once, within the time limit.
@@ -90,13 +125,26 @@ impl Client {
     /// Says whether the provider may have received it.
     pub async fn send(&self, request: SignedRequest) -> Result<Reply, SendError> {
         let mut call = self.http.post(&request.url).header(header::CONTENT_TYPE, "application/json");
+        let mut head = request.url.len();
         for (name, value) in &request.headers {
             let mut value = header::HeaderValue::from_str(value.expose_secret())
                 .map_err(|_| SendError::NotSent(format!("the value of header {name} cannot be sent")))?;
             value.set_sensitive(true);
+            head += name.len() + value.len();
             call = call.header(name, value);
         }
-        let mut response = call.body(request.body).send().await.map_err(|e| self.error(&e))?;
+        if head > MAX_HEAD {
+            return Err(SendError::NotSent(format!("the headers are longer than {MAX_HEAD} bytes")));
+        }
+        let ticket = Ticket::default();
+        let body = Body { bytes: Some(request.body.into()), ticket: ticket.clone() };
+        let failed = |e: reqwest::Error| match e {
+            e if ticket.take() => SendError::NotSent(self.explain(&e)),
+            e if e.is_timeout() => SendError::TimedOut(self.timeout),
+            // Also where a TLS 1.3 server refuses our certificate, or the lack of one: it says so only after we may write.
+            e => SendError::Broken(self.explain(&e)),
+        };
+        let mut response = call.body(reqwest::Body::wrap(body)).send().await.map_err(failed)?;
         let http_status = response.status().as_u16();
         let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
         let retry_after =
@@ -104,7 +152,7 @@ impl Client {
         let date = header(header::DATE).and_then(|value| DateTime::parse_from_rfc2822(value).ok());
         let date = date.map(|date| date.to_utc());
         let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(|e| self.error(&e))? {
+        while let Some(chunk) = response.chunk().await.map_err(failed)? {
             if body.len() + chunk.len() > MAX_BODY {
                 return Err(SendError::Broken(format!("the answer is longer than {MAX_BODY} bytes")));
             }
@@ -113,18 +161,84 @@ impl Client {
         Ok(Reply { http_status, body, retry_after, date })
     }
 
-    fn error(&self, error: &reqwest::Error) -> SendError {
-        match error {
-            // Name lookup, TCP and TLS: no byte of the request was written.
-            e if e.is_connect() || e.is_builder() => SendError::NotSent(chain(e)),
-            e if e.is_timeout() => SendError::TimedOut(self.timeout),
-            e => SendError::Broken(chain(e)),
+    /// What went wrong, and what may mend it.
+    fn explain(&self, error: &reqwest::Error) -> String {
+        let text = chain_of(error);
+        let other_version = text.contains("ProtocolVersion") || text.contains("TlsVersion");
+        if other_version && self.min_tls > MinTls::V1_2 {
+            return format!("{text} (does it speak TLS 1.2 only? min_tls = \"1.2\" allows that)");
         }
+        if text.contains("tunnel error: unsuccessful") {
+            return format!("{text} (the proxy does not let us through)");
+        }
+        text
     }
 }
 
+/// The right to send a request: there is one, and the first to take it has it.
+///
+/// hyper puts a request's head into a buffer, takes the body, and writes both; the bytes of the body cannot be had without
+/// the ticket. So once we hold it, nothing was written and nothing will be, and nobody can write a request a second time.
+#[derive(Clone, Default)]
+struct Ticket(Arc<AtomicBool>);
+
+impl Ticket {
+    fn take(&self) -> bool {
+        !self.0.swap(true, Ordering::SeqCst)
+    }
+}
+
+/// A request's body, which is handed out once.
+struct Body {
+    bytes: Option<Bytes>,
+    ticket: Ticket,
+}
+
+impl body::Body for Body {
+    type Data = Bytes;
+    type Error = &'static str;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, &'static str>>> {
+        let bytes = self.bytes.take();
+        Poll::Ready(bytes.map(|bytes| match self.ticket.take() {
+            true => Ok(Frame::data(bytes)),
+            false => Err("the call has failed already"),
+        }))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.bytes.is_none()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.bytes.as_ref().map_or(0, Bytes::len) as u64)
+    }
+}
+
+/// The reason would show the address, and with it the password.
+fn proxy(address: &SecretString) -> Result<Proxy, String> {
+    let url = Url::parse(address.expose_secret()).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
+    // What hyper cannot read as an address is no proxy to it, and it would go without one.
+    let url = url.filter(|url| url.as_str().parse::<hyper::Uri>().is_ok());
+    let proxy = url.and_then(|url| Proxy::all(url).ok());
+    proxy.ok_or_else(|| "proxy is no address like http://proxy.example.co.id:3128".to_owned())
+}
+
+fn authorities(pem: &[u8]) -> Result<Vec<Certificate>, String> {
+    match Certificate::from_pem_bundle(pem) {
+        Ok(certificates) if certificates.is_empty() => Err("ca_file holds no certificate in PEM".to_owned()),
+        Ok(certificates) => Ok(certificates),
+        Err(e) => Err(format!("ca_file cannot be read: {}", chain_of(&e))),
+    }
+}
+
+fn identity(chain: &[u8], key: &SecretString) -> Result<Identity, String> {
+    let pem = [chain, b"\n", key.expose_secret().as_bytes()].concat();
+    Identity::from_pem(&pem).map_err(|e| format!("cert_file or key_file cannot be read: {}", chain_of(&e)))
+}
+
 /// An error with its causes, without the URL.
-fn chain(error: &dyn std::error::Error) -> String {
+fn chain_of(error: &dyn std::error::Error) -> String {
     let mut texts = Vec::new();
     let mut next = error.source();
     while let Some(error) = next {
