@@ -96,17 +96,58 @@ async fn a_connection_that_breaks_after_the_request_is_ambiguous() {
     assert!(matches!(reset, SendError::Broken(_)), "{reset}");
 }
 
-#[tokio::test]
-async fn an_endless_answer_is_cut_off() {
-    let (url, _) = server(|mut stream| async move {
-        read_request(&mut stream).await;
-        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 104857600\r\n\r\n").await.ok();
-        let chunk = vec![b' '; 64 * 1024];
-        while stream.write_all(&chunk).await.is_ok() {}
+/// Answers with a beginning and then more and more. Returns the error, and how much the server could get rid of.
+async fn endless(begin: &'static [u8], chunk: Vec<u8>) -> (SendError, usize) {
+    let written = Arc::new(AtomicUsize::new(0));
+    let own = written.clone();
+    let (url, _) = server(move |mut stream| {
+        let (chunk, written) = (chunk.clone(), own.clone());
+        async move {
+            read_request(&mut stream).await;
+            stream.write_all(begin).await.ok();
+            while let Ok(count @ 1..) = stream.write(&chunk).await {
+                written.fetch_add(count, Ordering::SeqCst);
+            }
+        }
     })
     .await;
     let error = client().send(request(&url)).await.unwrap_err();
-    assert!(matches!(&error, SendError::Broken(why) if why.contains("longer than")), "{error}");
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    (error, written.load(Ordering::SeqCst))
+}
+
+#[tokio::test]
+async fn an_endless_answer_is_cut_off() {
+    let data = vec![b' '; 64 * 1024];
+    let chunk = [b"10000\r\n", &data[..], b"\r\n"].concat();
+    for (begin, chunk) in [
+        (&b"HTTP/1.1 200 OK\r\ncontent-length: 104857600\r\n\r\n"[..], &data),
+        (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n", &chunk),
+        (b"HTTP/1.1 200 OK\r\n\r\n", &data),
+    ] {
+        let (error, written) = endless(begin, chunk.clone()).await;
+        assert!(matches!(&error, SendError::Broken(why) if why.contains("longer than")), "{error}");
+        // The cap, and what fits into the buffers of the sockets.
+        assert!(written < 16 << 20, "{written}");
+    }
+}
+
+#[tokio::test]
+async fn an_endless_head_is_cut_off() {
+    for (begin, chunk) in [
+        (&b"HTTP/1.1 200 OK\r\n"[..], "x-more: headers\r\n".repeat(1000)),
+        (b"HTTP/1.1 200 OK\r\nx-long: ", "x".repeat(64 * 1024)),
+        (b"", "HTTP/1.1 200 ".repeat(1000)),
+        (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1;", "x".repeat(64 * 1024)),
+        (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n0\r\n", "x-more: trailers\r\n".repeat(1000)),
+    ] {
+        let (error, written) = endless(begin, chunk.into_bytes()).await;
+        assert!(matches!(error, SendError::Broken(_)), "{error}");
+        assert!(written < 16 << 20, "{written}");
+    }
+    let promises = b"HTTP/1.1 100 Continue\r\n\r\n".repeat(100);
+    let (error, _) = endless(b"", promises).await;
+    assert!(error.is_ambiguous(), "{error}");
 }
 
 #[tokio::test]
@@ -132,9 +173,67 @@ async fn an_answer_tells_the_providers_time() {
 #[tokio::test]
 async fn a_redirect_is_not_followed() {
     let (other, visits) = server(|_stream| async {}).await;
-    let reply = answered(http("307 Temporary Redirect", &format!("location: {other}\r\n"), "")).await.unwrap();
-    assert_eq!(reply.http_status, 307);
+    for status in [301, 302, 303, 307, 308] {
+        let answer = http(&format!("{status} Elsewhere"), &format!("location: {other}\r\n"), "");
+        assert_eq!(answered(answer).await.unwrap().http_status, status);
+    }
     assert_eq!(visits.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test]
+async fn a_request_is_what_was_signed_and_little_more() {
+    let (url, _) = server(|mut stream| async move {
+        let text = read_request(&mut stream).await.unwrap();
+        stream.write_all(http("200 OK", "", &text).as_bytes()).await.ok();
+    })
+    .await;
+    let sent = String::from_utf8(client().send(request(&url)).await.unwrap().body).unwrap();
+    let host = url.trim_start_matches("http://").trim_end_matches("/cancel");
+    let expected = format!(
+        "POST /cancel HTTP/1.1\r\ncontent-type: application/json\r\nx-partner-id: p\r\naccept: */*\r\nhost: {host}\r\n\
+         content-length: 14\r\n\r\n{{\"reason\":\"x\"}}"
+    );
+    assert_eq!(sent, expected);
+    let mut empty = request(&url);
+    empty.body.clear();
+    let sent = String::from_utf8(client().send(empty).await.unwrap().body).unwrap();
+    assert!(sent.ends_with("content-length: 0\r\n\r\n"), "{sent}");
+}
+
+#[tokio::test]
+async fn a_request_of_which_a_piece_was_read_is_ambiguous() {
+    let (url, _) = server(|mut stream| async move {
+        let mut piece = [0; 1];
+        tokio::io::AsyncReadExt::read_exact(&mut stream, &mut piece).await.unwrap();
+        stream.set_zero_linger().unwrap();
+    })
+    .await;
+    // As long a header as is sent, such as a token of an unusual size, and one that is longer.
+    for (length, is_ambiguous) in [(1, true), (250 * 1024, true), (256 * 1024, false)] {
+        let mut long = request(&url);
+        long.headers.push(("Authorization".into(), "x".repeat(length).into()));
+        let error = client().send(long).await.unwrap_err();
+        assert_eq!(error.is_ambiguous(), is_ambiguous, "{length}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_to_no_request_is_not_taken_for_the_next_ones() {
+    let answer = |number: usize| http("200 OK", "", &number.to_string());
+    let connections = Arc::new(AtomicUsize::new(0));
+    let (url, _) = server(move |mut stream| {
+        let number = connections.fetch_add(1, Ordering::SeqCst);
+        async move {
+            read_request(&mut stream).await;
+            stream.write_all((answer(number) + &answer(100)).as_bytes()).await.unwrap();
+            read_request(&mut stream).await;
+        }
+    })
+    .await;
+    let client = client();
+    for number in 0..10 {
+        assert_eq!(client.send(request(&url)).await.unwrap().body, number.to_string().as_bytes());
+    }
 }
 
 #[tokio::test]

@@ -247,3 +247,30 @@ fn chain_of(error: &dyn std::error::Error) -> String {
     }
     if texts.is_empty() { error.to_string() } else { texts.join(": ") }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::{io::AsyncReadExt, net::TcpListener};
+
+    #[tokio::test]
+    async fn without_the_ticket_no_byte_is_written() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        let client = Client::new(&Options::default()).unwrap();
+        for head in [0, MAX_HEAD] {
+            let body = Body { bytes: Some("body".into()), ticket: Ticket::default() };
+            assert!(body.ticket.take());
+            assert!(!body.ticket.take(), "there is one");
+            let call = client.http.post(&url).header("x", "x".repeat(head)).body(reqwest::Body::wrap(body));
+            let server = async {
+                let mut bytes = Vec::new();
+                listener.accept().await.unwrap().0.read_to_end(&mut bytes).await.unwrap();
+                bytes
+            };
+            let (result, bytes) = tokio::join!(call.send(), server);
+            assert!(chain_of(&result.unwrap_err()).contains("the call has failed already"));
+            assert_eq!(bytes, b"");
+        }
+    }
+}
