@@ -146,11 +146,9 @@ impl Client {
         };
         let mut response = call.body(reqwest::Body::wrap(body)).send().await.map_err(failed)?;
         let http_status = response.status().as_u16();
-        let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
-        let retry_after =
-            header(header::RETRY_AFTER).and_then(|value| response::retry_after(value, Utc::now(), RETRY_AFTER_CAP));
-        let date = header(header::DATE).and_then(|value| DateTime::parse_from_rfc2822(value).ok());
-        let date = date.map(|date| date.to_utc());
+        let retry_after = response.headers().get(header::RETRY_AFTER).and_then(|value| value.to_str().ok());
+        let retry_after = retry_after.and_then(|value| response::retry_after(value, Utc::now(), RETRY_AFTER_CAP));
+        let date = date(response.headers());
         let mut body = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(failed)? {
             if body.len() + chunk.len() > MAX_BODY {
@@ -159,6 +157,21 @@ impl Client {
             body.extend_from_slice(&chunk);
         }
         Ok(Reply { http_status, body, retry_after, date })
+    }
+
+    /// Asks for a page's head, which changes nothing: is somebody there, and what is the time there?
+    ///
+    /// # Errors
+    /// Says what went wrong.
+    pub async fn look(&self, url: &str) -> Result<Reply, SendError> {
+        let failed = |e: reqwest::Error| match e {
+            e if e.is_connect() || e.is_builder() => SendError::NotSent(self.explain(&e)),
+            e if e.is_timeout() => SendError::TimedOut(self.timeout),
+            e => SendError::Broken(self.explain(&e)),
+        };
+        let response = self.http.head(url).send().await.map_err(failed)?;
+        let date = date(response.headers());
+        Ok(Reply { http_status: response.status().as_u16(), body: Vec::new(), retry_after: None, date })
     }
 
     /// What went wrong, and what may mend it.
@@ -235,6 +248,10 @@ fn authorities(pem: &[u8]) -> Result<Vec<Certificate>, String> {
 fn identity(chain: &[u8], key: &SecretString) -> Result<Identity, String> {
     let pem = [chain, b"\n", key.expose_secret().as_bytes()].concat();
     Identity::from_pem(&pem).map_err(|e| format!("cert_file or key_file cannot be read: {}", chain_of(&e)))
+}
+
+fn date(headers: &header::HeaderMap) -> Option<DateTime<Utc>> {
+    DateTime::parse_from_rfc2822(headers.get(header::DATE)?.to_str().ok()?).ok().map(|date| date.to_utc())
 }
 
 /// An error with its causes, without the URL.
