@@ -3,6 +3,7 @@
 
 use aws_lc_rs::{rand::SystemRandom, signature};
 use base64::{Engine, engine::general_purpose::STANDARD};
+use sha2::{Digest, Sha256};
 
 /// A loaded private key. It shows nothing of itself.
 pub struct PrivateKey(signature::RsaKeyPair);
@@ -99,6 +100,21 @@ impl PrivateKey {
         use aws_lc_rs::signature::KeyPair;
         self.0.public_key().as_ref().to_vec()
     }
+
+    pub fn bits(&self) -> usize {
+        self.0.public_modulus_len() * 8
+    }
+
+    /// SHA-256 of the public half as `openssl pkey -pubout -outform DER` writes it, in hexadecimal: what a provider can
+    /// compare with the key that it has registered.
+    pub fn fingerprint(&self) -> String {
+        use aws_lc_rs::{
+            encoding::{AsDer, PublicKeyX509Der},
+            signature::KeyPair,
+        };
+        let der: PublicKeyX509Der<'_> = self.0.public_key().as_der().expect("a key that loaded can be written");
+        hex::encode(Sha256::digest(der.as_ref()))
+    }
 }
 
 #[cfg(test)]
@@ -158,6 +174,13 @@ mod tests {
         assert_eq!(error(b"-----BEGIN PRIVATE KEY-----\nAAAA"), KeyError::NotRsa);
         assert_eq!(error(b"hunter2"), KeyError::NotRsa);
         assert_eq!(error(&[0x30, 0x82, 0xff, 0x00, 0x80]), KeyError::NotRsa);
+    }
+
+    #[test]
+    fn the_fingerprint_is_the_one_that_openssl_gives() {
+        let key = PrivateKey::read(PEM.as_bytes()).unwrap();
+        assert_eq!(key.bits(), 2048);
+        assert_eq!(key.fingerprint(), "9c12a84a902354de8bc9efbbe86bb73442174c41b4cbab8d603456ced4dc5f37");
     }
 
     #[test]
