@@ -191,6 +191,25 @@ impl Settings {
         }
     }
 
+    /// A secret of the command line: `env:NAME` or `file:PATH`.
+    ///
+    /// # Errors
+    /// When it is written otherwise, not there or empty.
+    pub fn secret(source: &str) -> Result<SecretString, String> {
+        let text = match source.split_once(':') {
+            Some(("env", name)) => {
+                environment().remove(name).ok_or_else(|| format!("the environment variable {name} is not set"))?
+            }
+            Some(("file", path)) => {
+                std::fs::read_to_string(path).map_err(|e| format!("the file {path} cannot be read: {e}"))?
+            }
+            _ => return Err("write env:NAME or file:PATH: a secret does not stand on a command line".into()),
+        };
+        // An editor ends a file with a new line, which is no part of a secret.
+        let text = text.trim_end_matches(['\r', '\n']);
+        if text.is_empty() { Err(format!("{source} is empty")) } else { Ok(text.into()) }
+    }
+
     pub fn account_names(&self) -> Vec<String> {
         self.accounts.iter().map(|account| account.name.clone()).collect()
     }
