@@ -6,9 +6,11 @@
 //! digits: the HTTP status, the service and a case. What differs between providers is data: [`profile`].
 //!
 //! Reading order: [`profile`] (the dialects), [`request`] (a command becomes bytes), [`sign`], [`key`], [`token`],
-//! [`client`] (the only file that knows reqwest), [`response`] (bytes become an answer).
+//! [`client`] (the only file that knows reqwest), [`response`] (bytes become an answer), [`compare`] (why two signatures
+//! differ).
 
 pub mod client;
+pub mod compare;
 pub mod key;
 pub mod profile;
 pub mod request;
