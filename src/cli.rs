@@ -4,15 +4,16 @@ mod broker;
 mod run;
 mod sandbox;
 mod send;
+mod sign;
 mod topology;
 mod watch;
 
 use crate::{
     amqp::AmqpError,
-    settings::{Settings, SettingsError},
+    settings::{Account, Settings, SettingsError},
 };
 use clap::{Parser, Subcommand, error::ErrorKind};
-use std::{path::PathBuf, process::ExitCode};
+use std::{path::PathBuf, process::ExitCode, sync::Arc};
 
 /// Cancels unpaid QRIS payments: commands from RabbitMQ, signed SNAP requests to payment providers, result events back.
 #[derive(Parser)]
@@ -35,6 +36,12 @@ enum Command {
     Sandbox(sandbox::Arguments),
     /// Publish cancel commands, as an order service would.
     Send(Box<send::Arguments>),
+    /// Show what a call is signed over, and why a provider makes another signature of it. Sends nothing.
+    ///
+    /// It shows URL, body, its SHA-256, string to sign, signature, headers, and the fingerprint of the public key. String and
+    /// signature are printed on purpose, and with --token the token within them: keep the output to yourself and the bank.
+    /// Private keys and secrets are never printed. It needs no broker.
+    Sign(Box<sign::Arguments>),
     /// Follow the result events, or replay the log of them.
     Watch(watch::Arguments),
 }
@@ -93,9 +100,7 @@ pub async fn main() -> ExitCode {
     let config = cli.config.as_deref();
     let settings = || match config {
         Some(path) => Ok(Settings::load(path)?),
-        None => {
-            Err(Failure::Usage(format!("name the settings file with --config or {}", crate::settings::CONFIG_VARIABLE)))
-        }
+        None => Err(no_settings()),
     };
     let done = match cli.command {
         Command::Run => match settings() {
@@ -108,6 +113,7 @@ pub async fn main() -> ExitCode {
         },
         Command::Sandbox(arguments) => sandbox::run(config, arguments).await,
         Command::Send(arguments) => send::run(config, *arguments).await,
+        Command::Sign(arguments) => sign::run(config, *arguments),
         Command::Watch(arguments) => watch::run(config, arguments).await,
     };
     match done {
@@ -116,5 +122,52 @@ pub async fn main() -> ExitCode {
             eprintln!("{failure}");
             ExitCode::from(failure.exit_code())
         }
+    }
+}
+
+fn no_settings() -> Failure {
+    Failure::Usage(format!("name the settings file with --config or {}", crate::settings::CONFIG_VARIABLE))
+}
+
+/// The account of that name; else what it may have been meant to be.
+fn account_named<'a>(accounts: &'a [Arc<Account>], name: &str) -> Result<&'a Account, Failure> {
+    if let Some(found) = accounts.iter().find(|account| account.name == name) {
+        return Ok(found);
+    }
+    let names: Vec<_> = accounts.iter().map(|account| account.name.as_str()).collect();
+    let nearest = names.iter().map(|known| (distance(known, name), known)).min();
+    let meant = match nearest {
+        Some((distance, known)) if distance <= 1 + name.len() / 4 => format!("; did you mean {known:?}?"),
+        _ => String::new(),
+    };
+    Err(Failure::Usage(format!("no account is named {name:?}{meant} (there are {})", names.join(", "))))
+}
+
+/// How many letters have to be put in, taken out or changed to make one word of the other.
+fn distance(one: &str, other: &str) -> usize {
+    let other: Vec<_> = other.chars().collect();
+    let mut row: Vec<usize> = (0..=other.len()).collect();
+    for (above, c) in one.chars().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], above + 1);
+        for (at, o) in other.iter().enumerate() {
+            let changed = diagonal + usize::from(c != *o);
+            diagonal = row[at + 1];
+            row[at + 1] = changed.min(diagonal + 1).min(row[at] + 1);
+        }
+    }
+    row[other.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::distance;
+
+    #[test]
+    fn words_are_as_far_apart_as_letters_change() {
+        assert_eq!(distance("bnc", "bnc"), 0);
+        assert_eq!(distance("ifortepay", "ifortpay"), 1);
+        assert_eq!(distance("bnc", "bcn"), 2);
+        assert_eq!(distance("", "bnc"), 3);
+        assert_eq!(distance("ifortepay", ""), 9);
     }
 }

@@ -30,6 +30,22 @@ pub struct Arguments {
     /// Read commands from standard input, one JSON object a line.
     #[arg(long, conflicts_with_all = ["job_id", "reference", "partner_reference", "reason"])]
     stdin: bool,
+    #[command(flatten)]
+    fields: Fields,
+    /// Show the results as they come, and end when all are there.
+    #[arg(long)]
+    wait: bool,
+    /// How long to wait for results, in seconds.
+    #[arg(long, default_value_t = 60)]
+    timeout_s: u64,
+    /// Names on the broker begin with this.
+    #[arg(long)]
+    prefix: Option<String>,
+}
+
+/// A command's fields, one by one.
+#[derive(Args)]
+pub struct Fields {
     /// jobId; a random one unless given.
     #[arg(long)]
     job_id: Option<String>,
@@ -44,16 +60,32 @@ pub struct Arguments {
     reason: Option<String>,
     /// Any further field: --field merchantId=0001, or JSON: --field 'additionalInfo={"contractId":"7"}'.
     #[arg(long = "field", value_name = "NAME=VALUE", value_parser = field)]
-    fields: Vec<(String, Value)>,
-    /// Show the results as they come, and end when all are there.
-    #[arg(long)]
-    wait: bool,
-    /// How long to wait for results, in seconds.
-    #[arg(long, default_value_t = 60)]
-    timeout_s: u64,
-    /// Names on the broker begin with this.
-    #[arg(long)]
-    prefix: Option<String>,
+    others: Vec<(String, Value)>,
+}
+
+impl Fields {
+    /// Whether no transaction is named.
+    pub fn name_nothing(&self) -> bool {
+        self.reference.is_none() && self.partner_reference.is_none() && self.others.is_empty()
+    }
+
+    /// The command, and its job id.
+    pub fn command(&self) -> (String, Vec<u8>) {
+        let job_id = self.job_id.clone().unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
+        let mut command = Map::from_iter([("jobId".to_owned(), json!(job_id))]);
+        let reason = Some(self.reason.clone().unwrap_or_else(|| "cancelled by hand".into()));
+        for (name, value) in [
+            ("originalReferenceNo", &self.reference),
+            ("originalPartnerReferenceNo", &self.partner_reference),
+            ("reason", &reason),
+        ] {
+            if let Some(value) = value {
+                command.insert(name.into(), json!(value));
+            }
+        }
+        command.extend(self.others.iter().cloned());
+        (job_id, Value::Object(command).to_string().into_bytes())
+    }
 }
 
 struct Outgoing {
@@ -166,20 +198,8 @@ async fn wait(mut results: Consumer, mut waiting: BTreeMap<String, u32>, limit: 
 
 fn from_flags(arguments: &Arguments) -> Result<Outgoing, Failure> {
     let account = arguments.account.clone().ok_or_else(|| Failure::Usage("name the account with --account".into()))?;
-    let job_id = arguments.job_id.clone().unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
-    let mut command = Map::from_iter([("jobId".to_owned(), json!(job_id))]);
-    let reason = Some(arguments.reason.clone().unwrap_or_else(|| "cancelled by hand".into()));
-    for (name, value) in [
-        ("originalReferenceNo", &arguments.reference),
-        ("originalPartnerReferenceNo", &arguments.partner_reference),
-        ("reason", &reason),
-    ] {
-        if let Some(value) = value {
-            command.insert(name.into(), json!(value));
-        }
-    }
-    command.extend(arguments.fields.iter().cloned());
-    Ok(Outgoing { account, job_id, body: Value::Object(command).to_string().into_bytes() })
+    let (job_id, body) = arguments.fields.command();
+    Ok(Outgoing { account, job_id, body })
 }
 
 /// A line is published as it stands, unless it names its account: that key is no part of a command.
