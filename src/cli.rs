@@ -1,6 +1,7 @@
 //! The command line: a file for each sub-command. Exit codes are those of sysexits: 64 usage, 69 unavailable, 78 settings.
 
 mod broker;
+mod check;
 mod run;
 mod sandbox;
 mod send;
@@ -30,6 +31,8 @@ struct Cli {
 enum Command {
     /// Work: consume commands, cancel at the providers, publish result events.
     Run,
+    /// Read the settings and tell what the worker will do with them; with --connect, try every connection that it will need.
+    Check(check::Arguments),
     /// The worker's exchanges, queues and bindings on the broker.
     Topology(topology::Arguments),
     /// Play the providers, to try things with: checks signatures, tokens and fields as they do, and fails on request.
@@ -105,6 +108,10 @@ pub async fn main() -> ExitCode {
     let done = match cli.command {
         Command::Run => match settings() {
             Ok(settings) => run::run(settings, cli.config.clone().unwrap_or_default()).await,
+            Err(failure) => Err(failure),
+        },
+        Command::Check(arguments) => match settings() {
+            Ok(settings) => check::run(&settings, arguments).await,
             Err(failure) => Err(failure),
         },
         Command::Topology(arguments) => match settings() {

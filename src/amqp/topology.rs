@@ -21,7 +21,9 @@ const SHORTEST_BUCKET_MS: u64 = 250;
 /// 250 ms to over an hour.
 const BUCKETS: u32 = 15;
 /// In a problem that says that something could not be looked at.
-const UNSEEN: &str = "the user lacks the configure permission";
+pub const UNSEEN: &str = "the user lacks the configure permission";
+/// In a problem that says that something is not there.
+pub const MISSING: &str = "is missing; make it with `topology declare`";
 /// Practically none. Workers read the delivery count themselves: a broker's limit would dead-letter innocent neighbours
 /// of a message that kills workers, RabbitMQ 4's default of 20 parks what was only looked at, and −1 loses messages on 3.10.
 const DELIVERY_LIMIT: i32 = 1_000_000;
@@ -374,7 +376,7 @@ fn explain(object: &Object, error: &lapin::Error) -> String {
         Object::Binding { from, to, routing_key, .. } => format!("binding {from} -> {to} with the key {routing_key:?}"),
     };
     if said.contains("NOT_FOUND") {
-        return format!("{what} is missing; make it with `topology declare`");
+        return format!("{what} {MISSING}");
     }
     if said.contains("ACCESS_REFUSED") {
         return format!("{what} cannot be declared or compared: {UNSEEN} for it ({said})");
