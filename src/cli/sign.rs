@@ -320,8 +320,10 @@ impl Shown<'_> {
             object["expected"] = json!({
                 "same": *finding == Finding::Equal && key_of.is_none(),
                 "madeWith": mistakes.iter().map(|mistake| mistake.name).collect::<Vec<_>>(),
-                "keyOf": key_of,
             });
+            if let Some(account) = key_of {
+                object["expected"]["keyOf"] = json!(account);
+            }
         }
         object.as_object_mut().expect("made as an object").retain(|_, value| !value.is_null());
         object
