@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use std::{path::PathBuf, process::Command, time::Duration};
 use support::*;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpListener,
 };
 
@@ -275,6 +275,10 @@ async fn sign_expect_names_the_mistake() {
     let expected = json!({ "same": false, "madeWith": ["\"Bearer \" before the token"] });
     assert_eq!(ran.json()["expected"], expected);
 
+    let ran = expecting("aspi", &[], &with_bearer).await;
+    assert_eq!(ran.code, 1);
+    assert!(ran.said.contains("No --token was given"), "{}", ran.said);
+
     let query = signature("ifortepay", &["--operation", "query"]).await;
     let ran = expecting("ifortepay", &[], &query).await;
     assert_eq!(ran.code, 1);
@@ -428,26 +432,8 @@ async fn check_names_a_wrong_clock_first() {
     let place = place_at(&format!("http://{}", listener.local_addr().unwrap()), "");
     tokio::spawn(async move {
         loop {
-            let (mut stream, _) = listener.accept().await.unwrap();
-            tokio::spawn(async move {
-                let mut request = Vec::new();
-                while !request.windows(4).any(|end| end == b"\r\n\r\n") {
-                    if stream.read_buf(&mut request).await.unwrap_or(0) == 0 {
-                        return;
-                    }
-                }
-                let then = chrono::Utc::now() - chrono::TimeDelta::minutes(10);
-                let body = r#"{"responseCode":"4015100","responseMessage":"Unauthorized. [Timestamp]"}"#;
-                let body = if request.starts_with(b"HEAD") { "" } else { body };
-                let answer = format!(
-                    "HTTP/1.1 401 Unauthorized\r\nDate: {}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
-                    then.format("%a, %d %b %Y %H:%M:%S GMT"),
-                    body.len()
-                );
-                stream.write_all(answer.as_bytes()).await.ok();
-                // What was not read yet would reset the connection.
-                tokio::time::timeout(Duration::from_secs(10), stream.read_to_end(&mut request)).await.ok();
-            });
+            let (stream, _) = listener.accept().await.unwrap();
+            tokio::spawn(answer(stream, chrono::TimeDelta::minutes(-10), "4015100"));
         }
     });
     let ran = run(place.command(&["check", "--connect"])).await;
@@ -455,4 +441,78 @@ async fn check_names_a_wrong_clock_first() {
     assert!(clock.contains("s ahead of the provider's"), "{clock}");
     let refused = ran.finding("!! ifortepay: a query, to try the keys, is refused");
     assert!(refused.contains("in this order: this machine's clock is "), "{refused}");
+}
+
+/// Answers one request with this code, with a clock that is so much ahead.
+async fn answer(mut stream: impl AsyncRead + AsyncWrite + Unpin, ahead: chrono::TimeDelta, code: &str) {
+    let mut request = Vec::new();
+    while !request.windows(4).any(|end| end == b"\r\n\r\n") {
+        if stream.read_buf(&mut request).await.unwrap_or(0) == 0 {
+            return;
+        }
+    }
+    let body = json!({ "responseCode": code, "responseMessage": "so it is" }).to_string();
+    let body = if request.starts_with(b"HEAD") { "" } else { &body };
+    let answer = format!(
+        "HTTP/1.1 {} so it is\r\nDate: {}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+        &code[..3],
+        (chrono::Utc::now() + ahead).format("%a, %d %b %Y %H:%M:%S GMT"),
+        body.len()
+    );
+    stream.write_all(answer.as_bytes()).await.ok();
+    stream.shutdown().await.ok();
+    // What was not read yet would reset the connection.
+    tokio::time::timeout(Duration::from_secs(10), stream.read_to_end(&mut request)).await.ok();
+}
+
+#[tokio::test]
+async fn check_tells_the_tls_version_and_what_to_do_about_an_old_one() {
+    use tokio_rustls::{
+        TlsAcceptor,
+        rustls::{ServerConfig, crypto::aws_lc_rs::default_provider, version::TLS12, version::TLS13},
+    };
+    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    let mut accounts = String::new();
+    for (name, versions, min_tls) in
+        [("new", [&TLS13], "1.3"), ("old", [&TLS12], "1.3"), ("allowed", [&TLS12], "1.2"), ("newer", [&TLS13], "1.2")]
+    {
+        let key = tokio_rustls::rustls::pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+        let config = ServerConfig::builder_with_provider(default_provider().into())
+            .with_protocol_versions(&versions)
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![made.cert.der().clone()], key)
+            .unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        accounts += &format!(
+            "[accounts.{name}]\nprofile = \"ifortepay\"\nbase_url = \"https://{}\"\npartner_id = \"P\"\n\
+             private_key = {{ file = \"{KEY}\" }}\nmin_tls = \"{min_tls}\"\n",
+            listener.local_addr().unwrap()
+        );
+        let acceptor = TlsAcceptor::from(std::sync::Arc::new(config));
+        tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let acceptor = acceptor.clone();
+                tokio::spawn(async move {
+                    if let Ok(stream) = acceptor.accept(stream).await {
+                        answer(stream, chrono::TimeDelta::zero(), "4045101").await;
+                    }
+                });
+            }
+        });
+    }
+    let place = place_at("http://127.0.0.1:1", &accounts);
+    let trusted = place.dir.path().join("trusted.pem");
+    std::fs::write(&trusted, made.cert.pem()).unwrap();
+    let mut check = place.command(&["check", "--connect"]);
+    check.env("SSL_CERT_FILE", &trusted);
+    let ran = run(check).await;
+    for (account, tls) in [("new", "TLS 1.3"), ("newer", "TLS 1.3"), ("old", "TLS 1.2"), ("allowed", "TLS 1.2")] {
+        assert!(ran.finding(&format!("ok {account}: https://")).contains(tls), "{}", ran.out);
+    }
+    for account in ["new", "newer", "allowed"] {
+        ran.finding(&format!("ok {account}: its keys are accepted"));
+    }
+    assert!(ran.finding("!! old: it speaks only TLS 1.2").contains("min_tls = \"1.2\""), "{}", ran.out);
 }

@@ -44,7 +44,7 @@ pub struct Arguments {
     /// X-EXTERNAL-ID; a random one unless given.
     #[arg(long, value_name = "DIGITS", value_parser = digits)]
     external_id: Option<String>,
-    /// The access token, where one is used: env:NAME or file:PATH. Without it <token> stands in its place.
+    /// The access token, where one is used: env:NAME or file:PATH. Without it a placeholder stands in its place.
     #[arg(long, value_name = "TOKEN-SOURCE")]
     token: Option<String>,
     /// A signature that the bank, or another program, made of the same command at the same --timestamp. If it is another one,
@@ -89,7 +89,13 @@ pub fn run(config: Option<&Path>, arguments: Arguments) -> Result<(), Failure> {
             }
             Ok(())
         }
-        Some(other) => Err(Failure::No(other.to_text())),
+        Some(other) => {
+            let lacking = match (&other.finding, shown.is_meaningless()) {
+                (Finding::Unknown { .. }, true) => "\nNo --token was given, and the token is part of what is signed.",
+                _ => "",
+            };
+            Err(Failure::No(other.to_text() + lacking))
+        }
     }
 }
 

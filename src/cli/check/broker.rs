@@ -55,7 +55,8 @@ pub async fn findings(settings: &Settings) -> Vec<Finding> {
         Ok(Err(error)) => findings.push(Finding::new(Grade::Unreached, BROKER, error.to_string())),
         Err(_) => findings.push(Finding::new(Grade::Unreached, BROKER, format!("it did not answer within {limit:?}"))),
     }
-    if let Err(error) = connection.close(200, "done".into()).await {
+    // A broker that does not answer does not say goodbye either.
+    if let Ok(Err(error)) = tokio::time::timeout(limit, connection.close(200, "done".into())).await {
         tracing::debug!(%error, "the connection was closed already");
     }
     findings

@@ -15,7 +15,7 @@ use crate::{
         token::Tokens,
     },
 };
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
 use secrecy::SecretString;
 use serde_json::{Map, Value, json};
 
@@ -60,8 +60,10 @@ impl Check<'_> {
             Err(why) => Err(SendError::NotSent(why)),
         };
         let mut tls = if https { "TLS 1.3" } else { "plain HTTP" };
+        let mut begun = RealWorld.now();
         let mut looked = with(MinTls::V1_3).await;
         if https && matches!(looked, Err(SendError::NotSent(_))) {
+            begun = RealWorld.now();
             let older = with(MinTls::V1_2).await;
             if !matches!(older, Err(SendError::NotSent(_))) {
                 (looked, tls) = (older, "TLS 1.2");
@@ -74,7 +76,7 @@ impl Check<'_> {
             }
             Ok(reply) => {
                 self.add(Grade::Good, format!("{url} is there ({tls})"));
-                self.clock(&reply);
+                self.clock(&reply, begun);
             }
             Err(other) => {
                 let text = format!("{url} is there ({tls}), but leaves a HEAD request without an answer: {other}");
@@ -90,10 +92,10 @@ impl Check<'_> {
         true
     }
 
-    fn clock(&mut self, reply: &Reply) {
+    /// Compares the clocks, once: the reply was made at some time since the call began.
+    fn clock(&mut self, reply: &Reply, begun: DateTime<Utc>) {
         let Some(date) = reply.date.filter(|_| self.skew.is_none()) else { return };
-        let skew = date - RealWorld.now();
-        self.skew = Some(skew);
+        self.skew = Some(date - date.clamp(begun, RealWorld.now().max(begun)));
         match self.skewed() {
             Some(off) => {
                 self.add(Grade::Wrong, format!("{off}: signatures carry the time; set this machine's clock by NTP"))
@@ -157,10 +159,11 @@ impl Check<'_> {
         let (operation, partner) = (Operation::Query, self.partner());
         let body = partner.body(operation, &command);
         let external_id = partner.external_id(operation, "", true, RealWorld.random());
-        let request = partner.transaction(operation, body, &external_id, token.as_ref(), RealWorld.now());
+        let begun = RealWorld.now();
+        let request = partner.transaction(operation, body, &external_id, token.as_ref(), begun);
         let reply = client.send(request).await;
         if let Ok(reply) = &reply {
-            self.clock(reply);
+            self.clock(reply, begun);
         }
         let (grade, mut text) = judged(&reply);
         if grade == Grade::Wrong && is_refusal(&reply) {
