@@ -14,7 +14,8 @@ use crate::{
 use lapin::{
     BasicProperties, Connection,
     options::{
-        BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions, QueueDeleteOptions,
+        BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, ConfirmSelectOptions, QueueDeclareOptions,
+        QueueDeleteOptions,
     },
     types::{AMQPValue, FieldTable},
 };
@@ -151,7 +152,9 @@ fn of_permissions(asked: &[(Permission, String)], permission: &str, what: &str) 
     let with = |answer| asked.iter().filter(move |(given, _)| *given == answer).map(|(_, name)| name.as_str());
     let granted = with(Permission::Granted).count();
     if granted > 0 {
-        findings.push(Finding::new(Grade::Good, BROKER, format!("may {what} {granted} objects that a worker has to")));
+        let kind = if permission == "write" { "exchanges" } else { "queues" };
+        let text = format!("may {what} {granted} of the {} {kind} that a worker needs", asked.len());
+        findings.push(Finding::new(Grade::Good, BROKER, text));
     }
     let refused: Vec<_> = with(Permission::Refused).collect();
     if !refused.is_empty() {
@@ -216,11 +219,12 @@ async fn may_publish(connection: &Connection, exchange: &str) -> Result<Permissi
 /// By a consumer whose priority is no number.
 async fn may_consume(connection: &Connection, queue: &str) -> Result<Permission, AmqpError> {
     let channel = connection.create_channel().await?;
+    // Should it become one all the same, it takes a single message, which goes back.
+    channel.basic_qos(1, BasicQosOptions::default()).await?;
     let mut arguments = FieldTable::default();
     arguments.insert("x-priority".into(), AMQPValue::LongString("none: a check of permissions".into()));
     match channel.basic_consume(queue.into(), "".into(), BasicConsumeOptions::default(), arguments).await {
         Ok(_) => {
-            // What was delivered goes back with the channel.
             channel.close(200, "done".into()).await?;
             Ok(Permission::Granted)
         }

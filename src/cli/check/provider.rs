@@ -181,7 +181,7 @@ impl Check<'_> {
         if (token || partner.mode == SigningMode::Asymmetric)
             && let Some(key) = &partner.private_key
         {
-            look.push(format!("has the provider this public key of ours, SHA-256 {}?", key.fingerprint()));
+            look.push(format!("whether the provider has this public key of ours, SHA-256 {}", key.fingerprint()));
         } else {
             look.push("client_secret".into());
         }
