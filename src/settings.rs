@@ -1,18 +1,25 @@
 //! All configuration: one TOML file, every key of which the environment can override. The only file that reads the
 //! environment.
 //!
-//! Reading has two steps: [`Raw`] is the file as it stands, with unknown keys refused; [`Settings`] is what the worker
-//! uses, with profiles found, secrets and keys loaded, and everything checked. Every problem is told at once.
+//! Reading has two steps: `form` makes of the file what stands in it, with unknown keys refused; `reader` makes of that the
+//! [`Settings`] that the worker uses, with profiles found, secrets and keys loaded, and everything checked. What is wrong in
+//! the first step is mended or left out for the second, so that every problem is told at once.
 
+mod account;
+mod files;
+mod form;
+mod mistakes;
+mod names;
+mod pace;
 mod raw;
 mod reader;
+mod syntax;
 
 use crate::{
     breaker,
     retry::Policy,
     snap::{client, request::Partner},
 };
-use raw::Raw;
 use reader::Reader;
 use secrecy::SecretString;
 use std::{collections::BTreeMap, fmt, net::SocketAddr, path::Path, sync::Arc, time::Duration};
@@ -96,7 +103,7 @@ pub struct Account {
 /// One thing that is wrong, where, and how to mend it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
-    /// The key, with its sections: `accounts.bnc.cancel_path`.
+    /// The key, with its sections: `accounts.bnc.cancel_path`; or the variable that overrides it.
     pub key: String,
     /// Line in the file, from 1.
     pub line: Option<usize>,
@@ -113,10 +120,12 @@ pub struct SettingsError {
 impl fmt::Display for SettingsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (at, problem) in self.problems.iter().enumerate() {
+            let of_environment = problem.key.starts_with(OVERRIDE_PREFIX);
+            let place = if of_environment { "environment" } else { &self.place };
             let line = problem.line.map(|line| format!(":{line}")).unwrap_or_default();
             let key = if problem.key.is_empty() { String::new() } else { format!("{}: ", problem.key) };
             let end = if at + 1 < self.problems.len() { "\n" } else { "" };
-            write!(f, "{}{line}: {key}{}{end}", self.place, problem.reason)?;
+            write!(f, "{place}{line}: {key}{}{end}", problem.reason)?;
         }
         Ok(())
     }
@@ -143,17 +152,10 @@ impl Settings {
         environment: &BTreeMap<String, String>,
         base: &Path,
     ) -> Result<Self, SettingsError> {
-        let mut reader = Reader { text, environment, base, problems: Vec::new() };
-        let settings = Raw::read(text, environment)
-            .map_err(|problem| reader.problems.push(problem))
-            .ok()
-            .and_then(|raw| reader.settings(raw));
-        match settings {
-            Some(settings) if reader.problems.is_empty() => {
-                Ok(Self { apart_from_states: raw::without_states(text, environment), ..settings })
-            }
-            _ => Err(SettingsError { place: place.to_owned(), problems: reader.problems }),
-        }
+        let mut reader = Reader::new(environment, base);
+        let settings = reader.form(text).and_then(|raw| reader.settings(raw));
+        let settings = settings.map(|settings| Self { apart_from_states: without_states(text), ..settings });
+        finish(place, settings, reader)
     }
 
     /// Only what it takes to reach the broker: from the settings file if there is one, else from the variable `AMQP_URL`.
@@ -167,13 +169,11 @@ impl Settings {
             Some(path) => (path.display().to_string(), read_file(path)?, path.parent().unwrap_or(Path::new("."))),
             None => ("the environment".into(), "[amqp]\nurl = { env = \"AMQP_URL\" }\n".into(), Path::new(".")),
         };
-        let mut reader = Reader { text: &text, environment: &environment, base, problems: Vec::new() };
-        let raw = Raw::read(&text, &environment).map_err(|problem| reader.problems.push(problem)).ok();
+        let mut reader = Reader::new(&environment, base);
+        let raw = reader.form(&text);
         let accounts = raw.as_ref().map(|raw| raw.accounts.keys().cloned().collect()).unwrap_or_default();
-        match raw.and_then(|raw| reader.amqp(raw.amqp)) {
-            Some(amqp) if reader.problems.is_empty() => Ok((amqp, accounts)),
-            _ => Err(SettingsError { place, problems: reader.problems }),
-        }
+        let amqp = raw.and_then(|raw| reader.amqp(raw.amqp));
+        finish(&place, amqp, reader).map(|amqp| (amqp, accounts))
     }
 
     /// Only the accounts, for whoever needs no broker.
@@ -182,13 +182,9 @@ impl Settings {
     /// Every problem there is.
     pub fn load_accounts(path: &Path) -> Result<Vec<Arc<Account>>, SettingsError> {
         let (text, environment) = (read_file(path)?, environment());
-        let base = path.parent().unwrap_or(Path::new("."));
-        let mut reader = Reader { text: &text, environment: &environment, base, problems: Vec::new() };
-        let raw = Raw::read(&text, &environment).map_err(|problem| reader.problems.push(problem)).ok();
-        match raw.map(|raw| reader.accounts(raw.accounts, &raw.retry)) {
-            Some(accounts) if reader.problems.is_empty() => Ok(accounts),
-            _ => Err(SettingsError { place: path.display().to_string(), problems: reader.problems }),
-        }
+        let mut reader = Reader::new(&environment, path.parent().unwrap_or(Path::new(".")));
+        let accounts = reader.form(&text).map(|raw| reader.accounts(raw.accounts, &raw.retry));
+        finish(&path.display().to_string(), accounts, reader)
     }
 
     /// A secret of the command line: `env:NAME` or `file:PATH`.
@@ -213,6 +209,26 @@ impl Settings {
     pub fn account_names(&self) -> Vec<String> {
         self.accounts.iter().map(|account| account.name.clone()).collect()
     }
+}
+
+/// What was read, if nothing was wrong with it.
+fn finish<T>(place: &str, read: Option<T>, reader: Reader<'_>) -> Result<T, SettingsError> {
+    match read {
+        Some(read) if reader.mistakes.is_empty() => Ok(read),
+        _ => Err(SettingsError { place: place.to_owned(), problems: reader.mistakes.into_problems() }),
+    }
+}
+
+/// What the file says, save the states of accounts. The environment of a process does not change.
+fn without_states(text: &str) -> String {
+    let mut table: toml::Table = toml::from_str(text).unwrap_or_default();
+    let accounts = table.get_mut("accounts").and_then(toml::Value::as_table_mut);
+    for account in accounts.into_iter().flat_map(|accounts| accounts.iter_mut()) {
+        if let Some(account) = account.1.as_table_mut() {
+            account.remove("state");
+        }
+    }
+    table.to_string()
 }
 
 /// The stack of every thread, in bytes. The client library reads nested headers by recursion, on a thread of its own, and a

@@ -1,15 +1,15 @@
-//! The settings file as it stands: its sections and keys, their defaults, and what the environment overrides.
+//! The settings file as it stands: its sections and keys, and their defaults.
 
-use super::{OVERRIDE_PREFIX, Problem};
 use crate::snap::{client::MinTls, profile::SigningMode};
 use serde::{Deserialize, Deserializer, de};
 use std::{collections::BTreeMap, path::PathBuf};
-use toml::{Table, Value};
+use toml::Value;
 
+/// Nothing in it is required here, so that whatever serde refuses is something that stands in the file.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Raw {
-    pub amqp: RawAmqp,
+    pub amqp: Option<RawAmqp>,
     #[serde(default)]
     pub results_log: RawResultsLog,
     #[serde(default)]
@@ -27,7 +27,7 @@ pub struct Raw {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RawAmqp {
-    pub url: SecretSource,
+    pub url: Option<SecretSource>,
     #[serde(default = "prefix")]
     pub prefix: String,
     #[serde(default = "yes")]
@@ -151,8 +151,8 @@ impl Default for RawBreaker {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RawAccount {
-    pub profile: String,
-    pub base_url: String,
+    pub profile: Option<String>,
+    pub base_url: Option<String>,
     pub token_base_url: Option<String>,
     pub cancel_path: Option<String>,
     pub cancel_signed_path: Option<String>,
@@ -238,16 +238,48 @@ impl SecretSource {
 
 impl<'de> Deserialize<'de> for SecretSource {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let expected = "a secret does not stand in the settings: give { file = \"…\" } or { env = \"…\" }";
-        let Value::Table(table) = Value::deserialize(deserializer)? else {
-            return Err(de::Error::custom(expected));
+        Self::from_value(Value::deserialize(deserializer)?).map_err(de::Error::custom)
+    }
+}
+
+/// Keys whose value may be a secret, and is therefore never shown.
+pub const SECRETS: [&str; 5] = ["url", "client_key", "client_secret", "private_key", "proxy"];
+/// The two ways to give a secret.
+const GIVE: &str = "give { file = \"…\" } or { env = \"…\" }";
+
+impl SecretSource {
+    /// The reasons never hold the value, which may be the secret itself.
+    fn from_value(value: Value) -> Result<Self, String> {
+        let Value::Table(table) = value else {
+            return Err(format!("a secret does not stand in the settings: {GIVE}; found {}", kind(&value)));
         };
         let mut entries = table.into_iter();
         match (entries.next(), entries.next()) {
-            (Some((key, Value::String(name))), None) if key == "env" => Ok(Self::Env(name)),
-            (Some((key, Value::String(path))), None) if key == "file" => Ok(Self::File(path.into())),
-            _ => Err(de::Error::custom(expected)),
+            (Some((key, Value::String(name))), None) if key == "env" && !name.is_empty() => Ok(Self::Env(name)),
+            (Some((key, Value::String(path))), None) if key == "file" && !path.is_empty() => {
+                Ok(Self::File(path.into()))
+            }
+            (Some((key, Value::String(_))), None) if key == "env" || key == "file" => {
+                Err(format!("{key} is empty: {GIVE}"))
+            }
+            (Some((key, value)), None) if key == "env" || key == "file" => {
+                Err(format!("{key} must be a text in quotes; found {}", kind(&value)))
+            }
+            (Some((key, _)), None) => Err(format!("{key} is no place for a secret: {GIVE}")),
+            (None, _) => Err(format!("says nothing: {GIVE}")),
+            _ => Err(format!("says too much: {GIVE}, and nothing else")),
         }
+    }
+}
+
+fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::String(_) => "a text",
+        Value::Integer(_) | Value::Float(_) => "a number",
+        Value::Boolean(_) => "true or false",
+        Value::Datetime(_) => "a date",
+        Value::Array(_) => "a list",
+        Value::Table(_) => "a table",
     }
 }
 
@@ -262,88 +294,10 @@ impl<'de> Deserialize<'de> for Text {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         match Value::deserialize(deserializer)? {
             Value::String(text) => Ok(Self::Plain(text)),
-            other => SecretSource::deserialize(other).map(Self::From).map_err(de::Error::custom),
-        }
-    }
-}
-
-impl Raw {
-    /// Reads the file's text, with what the environment overrides.
-    pub fn read(text: &str, environment: &BTreeMap<String, String>) -> Result<Self, Problem> {
-        let mut table: Table = toml::from_str(text).map_err(|e| problem(text, &e))?;
-        let mut overridden = Vec::new();
-        for (name, value) in environment {
-            if let Some(path) = name.strip_prefix(OVERRIDE_PREFIX) {
-                apply(&mut table, path, value).map_err(|reason| Problem { key: name.clone(), line: None, reason })?;
-                overridden.push(name.as_str());
+            table @ Value::Table(_) => SecretSource::from_value(table).map(Self::From).map_err(de::Error::custom),
+            other => {
+                Err(de::Error::custom(format!("must be a text in quotes, or {}; found {}", &GIVE[5..], kind(&other))))
             }
         }
-        let merged = Self::deserialize(table).map_err(|e| e.message().to_owned());
-        merged.map_err(|reason| match toml::from_str::<Self>(text) {
-            // The file alone tells the line; where it is good, it must be the environment.
-            Err(error) if overridden.is_empty() || error.message() == reason => problem(text, &error),
-            _ => Problem { key: overridden.join(", "), line: None, reason },
-        })
     }
-}
-
-/// What the file and the environment say, save the states of accounts.
-pub fn without_states(text: &str, environment: &BTreeMap<String, String>) -> String {
-    let mut table: Table = toml::from_str(text).unwrap_or_default();
-    for (name, value) in environment {
-        if let Some(path) = name.strip_prefix(OVERRIDE_PREFIX) {
-            // What cannot be applied was told when the settings were read.
-            apply(&mut table, path, value).unwrap_or_default();
-        }
-    }
-    let accounts = table.get_mut("accounts").and_then(Value::as_table_mut);
-    for account in accounts.into_iter().flat_map(|accounts| accounts.iter_mut()) {
-        if let Some(account) = account.1.as_table_mut() {
-            account.remove("state");
-        }
-    }
-    table.to_string()
-}
-
-fn problem(text: &str, error: &toml::de::Error) -> Problem {
-    let line = error.span().map(|span| text[..span.start.min(text.len())].matches('\n').count() + 1);
-    Problem { key: String::new(), line, reason: error.message().to_owned() }
-}
-
-/// Sets `ACCOUNTS__BNC__MAX_IN_FLIGHT` in the table: parts are lower-cased, and an account's `-` may be written `_`.
-fn apply(table: &mut Table, path: &str, value: &str) -> Result<(), String> {
-    let mut parts: Vec<_> = path.split("__").map(str::to_ascii_lowercase).collect();
-    let last = parts.pop().filter(|last| !last.is_empty()).ok_or("names no key")?;
-    let mut section = table;
-    for part in parts {
-        let known = section.keys().find(|key| key.replace('-', "_") == part).cloned().unwrap_or(part);
-        let next = section.entry(known.clone()).or_insert_with(|| Value::Table(Table::new()));
-        section = next.as_table_mut().ok_or_else(|| format!("{known} is a value, not a section"))?;
-    }
-    let is_toml = toml::from_str::<Table>(&format!("v = {value}")).ok().filter(|table| table.len() == 1);
-    let value = is_toml.and_then(|mut table| table.remove("v")).unwrap_or_else(|| Value::String(value.to_owned()));
-    section.insert(last, value);
-    Ok(())
-}
-
-/// The line on which a key stands, or its section.
-pub fn line_of(text: &str, key: &str) -> Option<usize> {
-    let (section, name) = key.rsplit_once('.').unwrap_or(("", key));
-    let mut current = String::new();
-    let mut of_section = None;
-    for (at, line) in text.lines().enumerate() {
-        let line = line.trim();
-        if let Some(header) = line.strip_prefix('[') {
-            current = header.split(']').next().unwrap_or_default().replace([' ', '"'], "");
-            if current == key {
-                return Some(at + 1);
-            }
-            if current == section {
-                of_section = Some(at + 1);
-            }
-        } else if current == section && line.split('=').next().is_some_and(|k| k.trim() == name) {
-            return Some(at + 1);
-        }
-    }
-    of_section
 }

@@ -89,7 +89,10 @@ fn the_environment_overrides_any_key() {
     assert_eq!(account.policy.initial, Duration::from_millis(250));
 
     let error = read(&good(), &[("QRIS_CANCEL__RETRY__MAX_ATEMPTS", "5")]).err().unwrap().to_string();
-    assert!(error.contains("QRIS_CANCEL__RETRY__MAX_ATEMPTS") && error.contains("max_atempts"), "{error}");
+    assert!(
+        error.contains("QRIS_CANCEL__RETRY__MAX_ATEMPTS") && error.contains("did you mean max_attempts"),
+        "{error}"
+    );
 }
 
 /// Settings with one mistake each: what is replaced by what, and what the error must hold.

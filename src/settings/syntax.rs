@@ -1,0 +1,357 @@
+//! TOML that is not quite TOML: every line that cannot be read is told with what would mend it, and read as if mended, so
+//! that the rest of the file can be looked at in the same run.
+
+use super::{
+    mistakes::{Mistakes, Place},
+    names,
+    raw::SECRETS,
+};
+use std::{collections::BTreeSet, ops::Range};
+use toml::{
+    Spanned,
+    de::{DeTable, Error},
+};
+
+/// Tells every mistake of the notation, and gives the text with the same lines as far as it could be mended.
+pub fn mend(text: &str, mistakes: &mut Mistakes) -> String {
+    if text.trim_start().starts_with('{') {
+        let reason = "this looks like JSON; settings are TOML: sections as [amqp], then lines as key = \"value\"";
+        mistakes.tell_at(Some(Place::Line(1)), "", reason);
+        mistakes.unread("");
+        return String::new();
+    }
+    let mut file = File { lines: text.split('\n').map(str::to_owned).collect(), blamed: BTreeSet::new() };
+    while let Some(blame) = file.next_blame() {
+        file.mend(&blame, mistakes);
+    }
+    let text = file.lines.join("\n");
+    file.tell_duplicates(&text, mistakes);
+    text
+}
+
+struct File {
+    lines: Vec<String>,
+    /// Lines of which something was told.
+    blamed: BTreeSet<usize>,
+}
+
+/// What cannot be read.
+struct Blame {
+    /// From 0.
+    line: usize,
+    /// Where what is opened in that line and never closed would have to be closed at the latest.
+    unclosed: Option<(&'static str, usize)>,
+    message: String,
+}
+
+/// How a line was meant, perhaps.
+struct Mend {
+    reason: String,
+    line: String,
+}
+
+impl File {
+    fn next_blame(&self) -> Option<Blame> {
+        let text = self.lines.join("\n");
+        let (table, mut errors) = DeTable::parse_recoverable(&text);
+        errors.retain(|error| !is_duplicate(error));
+        errors.sort_by_key(|error| error.span().map_or(0, |span| span.start));
+        let first = errors.first()?;
+        let line = line_of(&text, first) - 1;
+        let message = first.message().to_owned();
+        // What is not closed swallows the lines below it, and makes errors of them.
+        let opened = errors.iter().find_map(|error| {
+            let close = match error.message() {
+                m if m.starts_with("unclosed array") => "]",
+                m if m.starts_with("unclosed inline table") => "}",
+                m if m.starts_with("invalid multi-line basic") => "\"\"\"",
+                m if m.starts_with("invalid multi-line literal") => "'''",
+                _ => return None,
+            };
+            let start = opening(table.get_ref(), error.span()?.start)?;
+            Some((close, text[..start.min(text.len())].matches('\n').count()))
+        });
+        match opened {
+            Some((close, opening)) if opening <= line => {
+                Some(Blame { line: opening, unclosed: Some((close, line)), message })
+            }
+            _ => Some(Blame { line, unclosed: None, message }),
+        }
+    }
+
+    fn mend(&mut self, blame: &Blame, mistakes: &mut Mistakes) {
+        let at = blame.line;
+        let key = self.key_at(at);
+        if !self.blamed.insert(at) {
+            // Told already, and not to be mended.
+            return self.give_up(at, &key, mistakes);
+        }
+        let line = self.lines[at].trim_end_matches('\r').to_owned();
+        let mend = mend_line(&line);
+        let place = Some(Place::Line(at + 1));
+        match (mend, blame.unclosed) {
+            (Some(mend), _) => {
+                // A text that goes on over several lines is given up with them: a key's PEM, most likely.
+                let goes_on =
+                    mend.reason.contains("quote") && at + 1 < self.lines.len() && !is_entry(&self.lines[at + 1]);
+                mistakes.tell_at(place, &key, mend.reason);
+                self.lines[at] = mend.line;
+                if goes_on {
+                    self.swallow(at + 1);
+                }
+            }
+            (None, Some((close, line))) if line > at && close.len() == 1 => {
+                let opened = if close == "]" { "[" } else { "{" };
+                mistakes.tell_at(place, &key, format!("the {opened} is never closed: add {close} at its end"));
+                self.lines[line - 1].push_str(close);
+            }
+            (None, unclosed) => {
+                let reason = match unclosed {
+                    Some((close, _)) => format!("the closing {close} is missing"),
+                    None => explain(&line, &blame.message),
+                };
+                mistakes.tell_at(place, &key, reason);
+                self.give_up(at, &key, mistakes);
+            }
+        }
+    }
+
+    /// Takes a line out, with what belongs to it.
+    fn give_up(&mut self, at: usize, key: &str, mistakes: &mut Mistakes) {
+        let is_header = self.lines[at].trim_start().starts_with('[');
+        // Where nothing is left to be taken out, nothing more can be read.
+        mistakes.unread(if self.lines[at].trim().is_empty() { "" } else { key });
+        if self.lines[at].trim().is_empty() {
+            self.lines[at..].iter_mut().for_each(String::clear);
+        }
+        self.lines[at].clear();
+        if is_header {
+            let body = self.lines[at + 1..].iter_mut().take_while(|line| !line.trim_start().starts_with('['));
+            body.for_each(String::clear);
+        } else {
+            self.swallow(at + 1);
+        }
+    }
+
+    /// Takes out the lines from here that are no entries of their own.
+    fn swallow(&mut self, from: usize) {
+        self.lines[from..].iter_mut().take_while(|line| !is_entry(line)).for_each(String::clear);
+    }
+
+    /// The key of a line, with its section.
+    fn key_at(&self, at: usize) -> String {
+        let line = self.lines[at].trim();
+        if line.starts_with('[') {
+            return section_of(line);
+        }
+        let section = self.lines[..at].iter().rev().find(|line| line.trim_start().starts_with('['));
+        let section = section.map(|line| section_of(line)).unwrap_or_default();
+        let key = line.split(['=', ':', ' ', '\t']).next().unwrap_or_default().trim();
+        let is_key =
+            !key.is_empty() && key.chars().all(|c| c.is_ascii_alphanumeric() || "_-.".contains(c)) && key.len() <= 40;
+        match (section.as_str(), is_key) {
+            (_, false) => section,
+            ("", true) => key.to_owned(),
+            (section, true) => format!("{section}.{key}"),
+        }
+    }
+
+    fn tell_duplicates(&self, text: &str, mistakes: &mut Mistakes) {
+        let (table, errors) = DeTable::parse_recoverable(text);
+        let mut sections = BTreeSet::new();
+        for error in errors {
+            let line = line_of(text, &error);
+            let key = self.key_at(line - 1);
+            let start = error.span().map_or(0, |span| span.start);
+            let first = find(table.get_ref(), &key).map(|span| text[..span.start].matches('\n').count() + 1);
+            let first = first
+                .filter(|first| *first != line)
+                .map(|first| format!(", first on line {first}"))
+                .unwrap_or_default();
+            let in_header = self.lines[line - 1].trim_start().starts_with('[');
+            let header = self.lines[..line - 1].iter().rposition(|line| line.trim_start().starts_with('['));
+            let reason = if in_header {
+                sections.insert(line - 1);
+                format!("this section is there twice{first}: make one of both, or give this one another name")
+            } else if header.is_some_and(|header| sections.contains(&header)) {
+                // The section was told.
+                continue;
+            } else {
+                debug_assert!(start <= text.len());
+                format!("is given twice{first}: remove one")
+            };
+            mistakes.tell_at(Some(Place::Line(line)), &key, reason);
+        }
+    }
+}
+
+fn is_duplicate(error: &Error) -> bool {
+    error.message().starts_with("duplicate key")
+}
+
+/// From 1.
+fn line_of(text: &str, error: &Error) -> usize {
+    let start = error.span().map_or(0, |span| span.start).min(text.len());
+    text.as_bytes()[..start].iter().filter(|byte| **byte == b'\n').count() + 1
+}
+
+/// Where the innermost key stands whose value holds the offset.
+fn opening(table: &DeTable<'_>, offset: usize) -> Option<usize> {
+    let holds = |span: Range<usize>| span.start <= offset && offset <= span.end;
+    let of_entry = |(key, value): (&Spanned<_>, &Spanned<toml::de::DeValue<'_>>)| {
+        let inner = value.get_ref().as_table().and_then(|table| opening(table, offset));
+        inner.or_else(|| holds(value.span()).then(|| key.span().start))
+    };
+    table.iter().filter_map(of_entry).max()
+}
+
+/// Where a key stands.
+fn find(table: &DeTable<'_>, key: &str) -> Option<Range<usize>> {
+    table.iter().find_map(|(name, value)| match key.strip_prefix(name.get_ref().as_ref())? {
+        "" => Some(name.span()),
+        rest => find(value.get_ref().as_table()?, rest.strip_prefix('.')?),
+    })
+}
+
+fn section_of(header: &str) -> String {
+    let name = header.trim().trim_start_matches('[').split([']', '#']).next().unwrap_or_default();
+    name.split('.').map(|part| part.trim().trim_matches(['"', '\''])).collect::<Vec<_>>().join(".")
+}
+
+/// Whether the line begins something, or is empty or a comment.
+fn is_entry(line: &str) -> bool {
+    let line = line.trim();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_-.\"' ".contains(c);
+    line.is_empty()
+        || line.starts_with(['[', '#'])
+        || line.split_once('=').is_some_and(|(key, value)| {
+            key.chars().all(plain) && !key.is_empty() && !matches!(value.trim(), "" | "=" | "\"" | "=\"")
+        })
+}
+
+fn is_toml(line: &str) -> bool {
+    DeTable::parse(line).is_ok()
+}
+
+/// What was wrong with a line, and what it was meant to be, where one or two usual slips explain it.
+fn mend_line(line: &str) -> Option<Mend> {
+    let first: Vec<_> = slips(line);
+    if let Some((reason, line)) = first.iter().find(|(_, line)| is_toml(line)) {
+        return Some(Mend { reason: reason.clone(), line: line.clone() });
+    }
+    first.iter().find_map(|(reason, line)| {
+        let (more, line) = slips(line).into_iter().find(|(_, line)| is_toml(line))?;
+        Some(Mend { reason: format!("{reason}; {more}"), line })
+    })
+}
+
+/// What people write who do not write TOML every day: the reason, and the line in TOML.
+fn slips(line: &str) -> Vec<(String, String)> {
+    let code = line.split(" #").next().unwrap_or(line).trim();
+    let mut slips = Vec::new();
+    let mut slip = |reason: &str, line: String| slips.push((reason.to_owned(), line));
+    if code.starts_with([';', '/']) || code.starts_with("--") {
+        slip("a comment begins with #", String::new());
+        return slips;
+    }
+    if let Some(name) = code.strip_prefix('[').filter(|_| !code.contains('=')) {
+        slip("the closing ] is missing", format!("{code}]"));
+        slip("the brackets of the section do not match", format!("[{}]", name.trim_matches(['[', ']'])));
+        return slips;
+    }
+    let (key, value) = match code.split_once('=') {
+        Some((key, value)) if !key.contains(':') => (key.trim(), value.trim()),
+        _ => {
+            match code.split_once(':') {
+                Some((name, "")) => slip("a section is written in brackets", format!("[{name}]")),
+                Some((key, value)) => {
+                    slip("between a key and its value stands =, not :", format!("{key} = {}", value.trim()))
+                }
+                None => {
+                    if let Some((key, value)) = code.split_once(char::is_whitespace) {
+                        slip("between a key and its value stands =", format!("{key} = {}", value.trim()));
+                    }
+                }
+            }
+            return slips;
+        }
+    };
+    for (reason, value) in value_slips(key, value) {
+        slip(&reason, format!("{key} = {value}"));
+    }
+    slips
+}
+
+fn value_slips(key: &str, value: &str) -> Vec<(String, String)> {
+    let mut slips = Vec::new();
+    let mut slip = |reason: &str, value: String| slips.push((reason.to_owned(), value));
+    if value.contains(['“', '”', '„', '‘', '’']) {
+        let plain = value.replace(['“', '”', '„'], "\"").replace(['‘', '’'], "'");
+        slip("these are typographic quotes: write plain \" or '", plain);
+    }
+    match value.to_ascii_lowercase().as_str() {
+        "true" | "yes" | "on" => slip("write true, in small letters", "true".into()),
+        "false" | "no" | "off" => slip("write false, in small letters", "false".into()),
+        _ => {}
+    }
+    let variable = value.trim_matches('"').strip_prefix('$').map(|name| name.trim_matches(['{', '}']));
+    if let Some(name) = variable.filter(|_| SECRETS.contains(&key)) {
+        slip("a variable is given as { env = \"NAME\" }", format!("{{ env = \"{name}\" }}"));
+    }
+    let closed = value.trim_end_matches([',', ';']);
+    if closed != value {
+        slip("no , or ; at the end of a line", closed.into());
+    }
+    for quote in ['"', '\''] {
+        if value.matches(quote).count() % 2 == 1 {
+            let body = value.trim_end_matches(['}', ']']).trim_end();
+            slip("the closing quote is missing", format!("{body}{quote}{}", &value[body.len()..]));
+            slip("the opening quote is missing", format!("{quote}{value}"));
+        }
+    }
+    match value.chars().next() {
+        Some('{') => {
+            slip("the closing } is missing", format!("{value} }}"));
+            slip("inside { } too, = stands between a key and its value", value.replace(':', " ="));
+            if let Some((key, bare)) = value.trim_matches(['{', '}']).split_once('=') {
+                slip("a text must stand in quotes", format!("{{ {key} = \"{}\" }}", bare.trim().trim_matches('"')));
+            }
+        }
+        Some('[') if !value.ends_with(['[', ',']) => slip("the closing ] is missing", format!("{value}]")),
+        Some('"') if value.contains('\\') => {
+            slip("\\ has a meaning of its own in double quotes: write it in single quotes", value.replace('"', "'"));
+        }
+        Some('"' | '\'' | '[') | None => {}
+        Some(digit) if digit.is_ascii_digit() && value.chars().all(|c| c.is_ascii_digit() || ",. _'".contains(c)) => {
+            if value.starts_with('0') {
+                slip("what begins with 0 is a text for TOML: put it in quotes", format!("\"{value}\""));
+            }
+            let digits: String = value.chars().filter(char::is_ascii_digit).collect();
+            slip("thousands are set apart with _, as in 10_000", digits);
+        }
+        // A number with a unit cannot be taken as it is; `explain` says so.
+        Some(digit) if digit.is_ascii_digit() && names::unit(key).is_some() => {}
+        Some(_) => slip("a text must stand in quotes", format!("\"{}\"", value.trim_matches('"'))),
+    }
+    slips
+}
+
+/// Why a line that nothing mends cannot be read.
+fn explain(line: &str, message: &str) -> String {
+    let code = line.trim();
+    let (key, value) = code.split_once('=').unwrap_or((code, ""));
+    let (key, value) = (key.trim(), value.trim());
+    if code.starts_with('[') {
+        return "is no name of a section; one looks like [amqp] or [accounts.my-bank]".into();
+    }
+    if !code.contains('=') {
+        return "is neither a section nor a key with = and a value".into();
+    }
+    if value.is_empty() || value.starts_with('#') {
+        return "has no value; give one, or remove the line".into();
+    }
+    if let Some(unit) = names::unit(key).filter(|_| value.starts_with(|c: char| c.is_ascii_digit())) {
+        return format!("is a plain number of {unit}, without a unit");
+    }
+    format!("cannot be read as TOML: {message}")
+}
