@@ -264,6 +264,10 @@ impl Reader<'_> {
         let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
         let loopback = host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
         match uri.scheme_str() {
+            None => {
+                self.problem(key, format!("{url:?} does not begin with https://"));
+                None
+            }
             Some("https") => Some(plain.to_owned()),
             Some("http") if loopback => Some(plain.to_owned()),
             _ => {

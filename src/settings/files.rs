@@ -77,6 +77,10 @@ impl Reader<'_> {
 
     pub fn text(&mut self, key: &str, text: &Text) -> Option<String> {
         match text {
+            Text::Plain(text) if text.starts_with('$') => {
+                self.problem(key, "variables are not filled in here: give { env = \"NAME\" }");
+                None
+            }
             Text::Plain(text) => Some(text.clone()),
             Text::From(source) => self.secret(key, source).map(|secret| secret.expose_secret().to_owned()),
         }

@@ -60,6 +60,7 @@ pub fn read(text: &str, environment: &BTreeMap<String, String>, mistakes: &mut M
         }
     }
     form.refuse_strange_accounts();
+    form.refuse_values_as_sections();
     let raw = form.read();
     let mut places = BTreeMap::new();
     form.list_places(&form.table, "", &mut places);
@@ -115,7 +116,7 @@ impl<'a> Form<'a> {
             };
             let path = error.span().and_then(|span| blamed(&self.table, &span));
             match path {
-                Some(path) => self.settle(&path, error.message()),
+                Some(path) => self.settle(meant::entry(&path), error.message()),
                 None => {
                     self.mistakes.tell_at(None, "", error.message());
                     return None;
@@ -132,15 +133,17 @@ impl<'a> Form<'a> {
         }
         let key = path.join(".");
         let Some((name, value)) = self.take(path) else { return };
+        let is_table = value.get_ref().is_table();
         let is_text = matches!(value.get_ref(), DeValue::String(_));
         let expected = message.rsplit_once(", expected ").map_or("", |(_, expected)| expected);
         // What overrides a text may look like a number, and a number may stand where a name is expected: its names are
         // told for a text only.
         let variable = self.overriding(value.span().start);
-        let is_name = message.starts_with("wanted string or table");
-        if !is_text && (is_name || variable.is_some() && matches!(expected, "a string" | "path string")) {
-            let plain =
-                variable.map_or_else(|| Spanned::new(value.span(), DeValue::String("".into())), Override::plain);
+        let is_name = ["wanted ", "expected table", "unknown variant"].iter().any(|begin| message.starts_with(begin));
+        let is_override = variable.is_some() && !is_table && matches!(expected, "a string" | "path string");
+        if !is_text && (is_name || is_override) {
+            let nothing = || Spanned::new(value.span(), DeValue::String("".into()));
+            let plain = variable.filter(|_| is_override).map_or_else(nothing, Override::plain);
             self.found.insert(key, found(&name_of(path), value.get_ref()));
             self.put(path, name, plain);
             return;
@@ -154,7 +157,7 @@ impl<'a> Form<'a> {
             let known: Vec<_> = known.iter().map(|name| format!("{name:?}")).collect();
             format!("must be {}; found {found}{meant}", known.join(" or "))
         } else if message.starts_with("invalid type") || message.starts_with("invalid value") {
-            mismatch(path, value.get_ref(), expected)
+            mismatch(&name_of(path), value.get_ref(), expected)
         } else {
             message.to_owned()
         };
@@ -274,34 +277,27 @@ fn found(name: &str, value: &DeValue<'_>) -> String {
 }
 
 /// A value that is not of the kind that serde expects there.
-fn mismatch(path: &[String], value: &DeValue<'_>, expected: &str) -> String {
-    let name = name_of(path);
-    let header = path.join(".");
-    let wanted = match expected {
-        "a boolean" => "true or false".to_owned(),
-        "a string" | "path string" => "a text in quotes".to_owned(),
-        "u16" => format!("a whole number from 0 to {}", u16::MAX),
-        "u32" => format!("a whole number from 0 to {}", u32::MAX),
-        "u64" => "a whole number, not negative".to_owned(),
-        "f64" => "a number".to_owned(),
-        "a sequence" => "a list of texts, like [\"a\", \"b\"]".to_owned(),
-        "a map" => format!("sections, like [{header}.my-bank]"),
-        other if other.starts_with("struct") => format!("a section, [{header}] on a line of its own"),
-        other => other.to_owned(),
+fn mismatch(name: &str, value: &DeValue<'_>, expected: &str) -> String {
+    const LIST: &str = "a list of texts, like [\"a\", \"b\"]";
+    let (wanted, is_number) = match expected {
+        "a boolean" => ("true or false".to_owned(), false),
+        "a sequence" => (LIST.to_owned(), false),
+        "u16" => (format!("a whole number from 0 to {}", u16::MAX), true),
+        "u32" => (format!("a whole number from 0 to {}", u32::MAX), true),
+        "u64" => ("a whole number, not negative".to_owned(), true),
+        "f64" => ("a number".to_owned(), true),
+        "a string" if value.is_array() && name == "reply_to_allow" => {
+            return format!("must be {LIST}; this one holds something else, too");
+        }
+        "a string" | "path string" => ("a text in quotes".to_owned(), false),
+        other => (other.to_owned(), false),
     };
     let is_bare = |text: &str| text.parse::<f64>().is_ok() || text.parse::<bool>().is_ok();
-    let hint = match (expected, value) {
-        ("a string" | "path string", DeValue::Array(_)) if name == "reply_to_allow" => {
-            return format!(
-                "must be {}; found a list with something else in it",
-                "a list of texts, like [\"a\", \"b\"]"
-            );
-        }
-        ("a boolean" | "u16" | "u32" | "u64" | "f64", DeValue::String(text)) if is_bare(text) => {
-            ": leave out the quotes"
-        }
-        _ if expected.starts_with("struct") && value.is_array() => ": write it with single brackets",
+    let hint = match value {
+        DeValue::Table(_) => return format!("must be {wanted}, and has no keys of its own"),
+        DeValue::String(text) if is_bare(text) && (is_number || expected == "a boolean") => ": leave out the quotes",
+        DeValue::Float(_) if is_number => ": leave out the point",
         _ => "",
     };
-    format!("must be {wanted}; found {}{hint}", found(&name, value))
+    format!("must be {wanted}; found {}{hint}", found(name, value))
 }

@@ -79,7 +79,8 @@ impl Mistakes {
 
     /// All problems: by line in the file, then those without one.
     pub fn into_problems(mut self) -> Vec<Problem> {
-        self.problems.sort_by_key(|problem| (problem.line.is_none(), problem.line));
+        let variable = |problem: &Problem| problem.line.is_none().then(|| problem.key.clone());
+        self.problems.sort_by_key(|problem| (problem.line.is_none(), problem.line, variable(problem)));
         self.problems
     }
 }

@@ -71,6 +71,16 @@ pub fn part_of<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) ->
     all.iter().all(|other| other.ends_with(*shortest)).then_some(*shortest)
 }
 
+/// Whether there is a key of this name, in any section.
+pub fn is_key(name: &str) -> bool {
+    sections().iter().any(|(_, keys)| keys.iter().any(|key| key == name))
+}
+
+/// Whether a name for a key can have been meant in the key's unit: `timeoutMs` for `timeout_ms`, but not `timeout_s`.
+pub fn is_same_unit(name: &str, key: &str) -> bool {
+    plain(name) == plain(key) || unit(name) == unit(key)
+}
+
 const UNITS: [(&str, &str); 4] = [("ms", "milliseconds"), ("s", "seconds"), ("h", "hours"), ("bytes", "bytes")];
 
 /// The unit of a key that names one at its end.

@@ -14,8 +14,16 @@ use toml::{
 
 /// Tells every mistake of the notation, and gives the text with the same lines as far as it could be mended.
 pub fn mend(text: &str, mistakes: &mut Mistakes) -> String {
-    if text.trim_start().starts_with('{') {
-        let reason = "this looks like JSON; settings are TOML: sections as [amqp], then lines as key = \"value\"";
+    let first =
+        text.lines().map(str::trim).find(|line| !line.is_empty() && !line.starts_with(['#', '-'])).unwrap_or("");
+    let other = match first.split('#').next().unwrap_or_default().trim_end() {
+        line if line.starts_with('{') => Some("JSON"),
+        line if line.ends_with(':') => Some("YAML"),
+        _ => None,
+    };
+    if let Some(other) = other {
+        let reason =
+            format!("this looks like {other}; settings are TOML: a line [amqp], then lines as key = \"value\"");
         mistakes.tell_at(Some(Place::Line(1)), "", reason);
         mistakes.unread("");
         return String::new();
@@ -60,7 +68,7 @@ impl File {
         let line = line_of(&text, first) - 1;
         let message = first.message().to_owned();
         // What is not closed swallows the lines below it, and makes errors of them.
-        let opened = errors.iter().find_map(|error| {
+        let opened = errors.iter().filter_map(|error| {
             let close = match error.message() {
                 m if m.starts_with("unclosed array") => "]",
                 m if m.starts_with("unclosed inline table") => "}",
@@ -71,6 +79,7 @@ impl File {
             let start = opening(table.get_ref(), error.span()?.start)?;
             Some((close, text[..start.min(text.len())].matches('\n').count()))
         });
+        let opened = opened.min_by_key(|(_, line)| *line);
         match opened {
             Some((close, opening)) if opening <= line => {
                 Some(Blame { line: opening, unclosed: Some((close, line)), message })
@@ -87,14 +96,18 @@ impl File {
             return self.give_up(at, &key, mistakes);
         }
         let line = self.lines[at].trim_end_matches('\r').to_owned();
-        let mend = mend_line(&line);
         let place = Some(Place::Line(at + 1));
-        match (mend, blame.unclosed) {
+        let swallows = blame.unclosed.is_some_and(|(_, line)| line > at);
+        match (mend_line(&line).filter(|_| !swallows), blame.unclosed) {
             (Some(mend), _) => {
                 // A text that goes on over several lines is given up with them: a key's PEM, most likely.
                 let goes_on =
                     mend.reason.contains("quote") && at + 1 < self.lines.len() && !is_entry(&self.lines[at + 1]);
-                mistakes.tell_at(place, &key, mend.reason);
+                let name = key.rsplit('.').next().unwrap_or_default();
+                // That it does not belong there is told of a secret, and is enough.
+                if !(goes_on && SECRETS.contains(&name) && name != "proxy") {
+                    mistakes.tell_at(place, &key, mend.reason);
+                }
                 self.lines[at] = mend.line;
                 if goes_on {
                     self.swallow(at + 1);
@@ -162,22 +175,20 @@ impl File {
         for error in errors {
             let line = line_of(text, &error);
             let key = self.key_at(line - 1);
-            let start = error.span().map_or(0, |span| span.start);
-            let first = find(table.get_ref(), &key).map(|span| text[..span.start].matches('\n').count() + 1);
-            let first = first
-                .filter(|first| *first != line)
-                .map(|first| format!(", first on line {first}"))
-                .unwrap_or_default();
+            let is_same = |other: &String| other.trim_start().starts_with('[') && section_of(other) == key;
+            let header = self.lines[..line - 1].iter().position(is_same).map(|at| at + 1);
+            let of_key = || find(table.get_ref(), &key).map(|span| text[..span.start].matches('\n').count() + 1);
+            let first = header.or_else(of_key).filter(|first| *first != line);
+            let first = first.map(|first| format!(", first on line {first}")).unwrap_or_default();
             let in_header = self.lines[line - 1].trim_start().starts_with('[');
             let header = self.lines[..line - 1].iter().rposition(|line| line.trim_start().starts_with('['));
             let reason = if in_header {
                 sections.insert(line - 1);
-                format!("this section is there twice{first}: make one of both, or give this one another name")
+                format!("this section is there twice{first}: join them, or give this one another name")
             } else if header.is_some_and(|header| sections.contains(&header)) {
                 // The section was told.
                 continue;
             } else {
-                debug_assert!(start <= text.len());
                 format!("is given twice{first}: remove one")
             };
             mistakes.tell_at(Some(Place::Line(line)), &key, reason);
@@ -195,14 +206,14 @@ fn line_of(text: &str, error: &Error) -> usize {
     text.as_bytes()[..start].iter().filter(|byte| **byte == b'\n').count() + 1
 }
 
-/// Where the innermost key stands whose value holds the offset.
+/// Where the outermost key stands whose value holds the offset.
 fn opening(table: &DeTable<'_>, offset: usize) -> Option<usize> {
     let holds = |span: Range<usize>| span.start <= offset && offset <= span.end;
     let of_entry = |(key, value): (&Spanned<_>, &Spanned<toml::de::DeValue<'_>>)| {
         let inner = value.get_ref().as_table().and_then(|table| opening(table, offset));
-        inner.or_else(|| holds(value.span()).then(|| key.span().start))
+        if holds(value.span()) { Some(key.span().start) } else { inner }
     };
-    table.iter().filter_map(of_entry).max()
+    table.iter().filter_map(of_entry).min()
 }
 
 /// Where a key stands.
@@ -224,6 +235,7 @@ fn is_entry(line: &str) -> bool {
     let plain = |c: char| c.is_ascii_alphanumeric() || "_-.\"' ".contains(c);
     line.is_empty()
         || line.starts_with(['[', '#'])
+        || names::is_key(line.split(['=', ':', ' ']).next().unwrap_or_default())
         || line.split_once('=').is_some_and(|(key, value)| {
             key.chars().all(plain) && !key.is_empty() && !matches!(value.trim(), "" | "=" | "\"" | "=\"")
         })
@@ -235,6 +247,9 @@ fn is_toml(line: &str) -> bool {
 
 /// What was wrong with a line, and what it was meant to be, where one or two usual slips explain it.
 fn mend_line(line: &str) -> Option<Mend> {
+    if is_toml(line) {
+        return None;
+    }
     let first: Vec<_> = slips(line);
     if let Some((reason, line)) = first.iter().find(|(_, line)| is_toml(line)) {
         return Some(Mend { reason: reason.clone(), line: line.clone() });
@@ -268,7 +283,9 @@ fn slips(line: &str) -> Vec<(String, String)> {
                     slip("between a key and its value stands =, not :", format!("{key} = {}", value.trim()))
                 }
                 None => {
-                    if let Some((key, value)) = code.split_once(char::is_whitespace) {
+                    if let Some((key, value)) =
+                        code.split_once(char::is_whitespace).filter(|(key, _)| names::is_key(key))
+                    {
                         slip("between a key and its value stands =", format!("{key} = {}", value.trim()));
                     }
                 }
@@ -302,6 +319,9 @@ fn value_slips(key: &str, value: &str) -> Vec<(String, String)> {
     if closed != value {
         slip("no , or ; at the end of a line", closed.into());
     }
+    if value.contains('\\') {
+        slip("in double quotes, \\ has a meaning of its own: use single quotes", value.replace('"', "'"));
+    }
     for quote in ['"', '\''] {
         if value.matches(quote).count() % 2 == 1 {
             let body = value.trim_end_matches(['}', ']']).trim_end();
@@ -318,9 +338,6 @@ fn value_slips(key: &str, value: &str) -> Vec<(String, String)> {
             }
         }
         Some('[') if !value.ends_with(['[', ',']) => slip("the closing ] is missing", format!("{value}]")),
-        Some('"') if value.contains('\\') => {
-            slip("\\ has a meaning of its own in double quotes: write it in single quotes", value.replace('"', "'"));
-        }
         Some('"' | '\'' | '[') | None => {}
         Some(digit) if digit.is_ascii_digit() && value.chars().all(|c| c.is_ascii_digit() || ",. _'".contains(c)) => {
             if value.starts_with('0') {
@@ -331,6 +348,7 @@ fn value_slips(key: &str, value: &str) -> Vec<(String, String)> {
         }
         // A number with a unit cannot be taken as it is; `explain` says so.
         Some(digit) if digit.is_ascii_digit() && names::unit(key).is_some() => {}
+        Some(_) if closed != value => {}
         Some(_) => slip("a text must stand in quotes", format!("\"{}\"", value.trim_matches('"'))),
     }
     slips

@@ -1,6 +1,6 @@
 //! Keys and sections that there are not, and which ones were meant.
 
-use super::{Form, section_at};
+use super::{Form, found, section_at};
 use crate::settings::{
     mistakes::Place,
     names::{self, ANY},
@@ -52,6 +52,39 @@ impl Form<'_> {
         }
     }
 
+    /// serde takes a list for a section, by the order of its keys; nobody writes that on purpose.
+    pub(super) fn refuse_values_as_sections(&mut self) {
+        let sections = ["", "accounts"].into_iter().chain(names::sections().into_iter().map(|(pattern, _)| pattern));
+        for pattern in sections.skip(1).filter(|pattern| !pattern.is_empty()) {
+            let accounts = if pattern.contains(ANY) { self.accounts() } else { vec![String::new()] };
+            for account in accounts {
+                self.refuse_value_as_section(&pattern.replace(ANY, &account), pattern, &account);
+            }
+        }
+    }
+
+    fn refuse_value_as_section(&mut self, section: &str, pattern: &str, account: &str) {
+        let path: Vec<_> = pattern.split('.').map(|part| if part == ANY { account } else { part }.to_owned()).collect();
+        let Some((name, value)) = self.take(&path) else { return };
+        if value.get_ref().is_table() {
+            return self.put(&path, name, value);
+        }
+        let place = self.place_at(name.span().start);
+        // What the first of [[section]] says is looked at all the same.
+        let first = value.get_ref().as_array().and_then(|list| list.first()).filter(|item| item.get_ref().is_table());
+        let first = first.cloned();
+        let reason = match (&first, &place) {
+            (Some(_), _) => format!("is one section: write [{section}] in single brackets"),
+            (_, Some(Place::Variable(variable))) => format!("names a section; name one of its keys: {variable}__…"),
+            _ => format!("must be a section, [{section}] on a line of its own; found {}", found("", value.get_ref())),
+        };
+        self.mistakes.tell_at(place, section, reason);
+        match first {
+            Some(first) => self.put(&path, name, first),
+            None => self.mistakes.unread(section),
+        }
+    }
+
     /// Tells a key that its section does not have, and puts it where it was meant to be.
     pub(super) fn settle_unknown(&mut self, path: &[String], known: &[String]) {
         let key = path.join(".");
@@ -63,8 +96,12 @@ impl Form<'_> {
         let reason = match self.meant(section, last, value.get_ref(), known) {
             Meant::Name(meant) => {
                 let target = [section, &[meant.clone()]].concat();
-                let shown = if is_section { format!("[{}]", target.join(".")) } else { meant.clone() };
-                let unit = names::unit(&meant).filter(|_| names::unit(last) != names::unit(&meant));
+                let child =
+                    value.get_ref().as_table().filter(|_| meant == "accounts").and_then(|table| table.keys().next());
+                let child = child.map(|child| format!(".{}", child.get_ref())).unwrap_or_default();
+                let shown = if is_section { format!("[{}{child}]", target.join(".")) } else { meant.clone() };
+                let is_override = matches!(place, Some(Place::Variable(_)));
+                let unit = names::unit(&meant).filter(|_| !names::is_same_unit(last, &meant));
                 let there =
                     section_at(&mut self.table, section).is_some_and(|table| table.contains_key(meant.as_str()));
                 match unit {
@@ -73,7 +110,9 @@ impl Form<'_> {
                         self.mistakes.unread(&target.join("."));
                         format!("{what}; did you mean {shown}, in {unit}?")
                     }
-                    None if there && !is_section => format!("{what}; did you mean {shown}, which is given, too?"),
+                    None if there && !is_section && !is_override => {
+                        format!("{what}; did you mean {shown}, which is given, too?")
+                    }
                     None => {
                         self.put(&target, name, value);
                         format!("{what}; did you mean {shown}?")
@@ -81,14 +120,12 @@ impl Form<'_> {
                 }
             }
             Meant::Elsewhere(sections, meant) => {
-                let shown: Vec<_> = sections
-                    .iter()
-                    .map(
-                        |section| {
-                            if section.is_empty() { "the top of the file".into() } else { format!("[{section}]") }
-                        },
-                    )
-                    .collect();
+                let show = |section: &String| match section.as_str() {
+                    "" => "the top of the file".to_owned(),
+                    "accounts" => format!("[accounts.{last}]"),
+                    section => format!("[{section}]"),
+                };
+                let shown: Vec<_> = sections.iter().map(show).collect();
                 let spelt = if meant == last {
                     "it belongs to".into()
                 } else {
@@ -204,6 +241,15 @@ fn pattern(section: &[String]) -> String {
         *name = ANY;
     }
     parts.join(".")
+}
+
+/// The part of a path that is a key of a section, where the rest is inside its value.
+pub(super) fn entry(path: &[String]) -> &[String] {
+    let sections = names::sections();
+    let is_section =
+        |path: &[String]| path == ["accounts"] || sections.iter().any(|(known, _)| *known == pattern(path));
+    let end = (1..path.len()).find(|end| !is_section(&path[..*end])).unwrap_or(path.len());
+    &path[..end]
 }
 
 /// Whether it is a section rather than a value; `{ env = "…" }` is a value.
