@@ -173,7 +173,12 @@ impl Settings {
         let raw = reader.form(&text);
         let accounts = raw.as_ref().map(|raw| raw.accounts.keys().cloned().collect()).unwrap_or_default();
         let amqp = raw.and_then(|raw| reader.amqp(raw.amqp));
-        finish(&place, amqp, reader).map(|amqp| (amqp, accounts))
+        let read = finish(&place, amqp, reader).map(|amqp| (amqp, accounts));
+        read.map_err(|mut error| {
+            // Without a file there are no lines.
+            error.problems.iter_mut().filter(|_| path.is_none()).for_each(|problem| problem.line = None);
+            error
+        })
     }
 
     /// Only the accounts, for whoever needs no broker.

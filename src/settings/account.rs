@@ -3,7 +3,7 @@
 use super::{
     Account,
     files::Pem,
-    names,
+    form, names,
     raw::{self, RawAccount, RawRetry},
     reader::Reader,
 };
@@ -97,6 +97,14 @@ impl Reader<'_> {
             Ok(profile) => return Some(profile),
             Err(error) => error,
         };
+        let text = error.line.and_then(|_| std::fs::read_to_string(self.base.join(name)).ok());
+        let inside = text.map(|text| form::profile::mistakes(&text)).unwrap_or_default();
+        for (line, reason) in &inside {
+            self.problem(key, format!("{name}:{line}: {reason}"));
+        }
+        if !inside.is_empty() {
+            return None;
+        }
         let meant = names::nearest(name, built_in).filter(|_| !name.contains('/'));
         let hint = meant.map(|meant| format!("; did you mean {meant}?")).unwrap_or_default();
         self.problem(key, format!("{error}{hint}"));

@@ -5,6 +5,7 @@
 //! out, and the rest is tried again, until nothing is blamed.
 
 mod meant;
+pub mod profile;
 
 use super::{
     OVERRIDE_PREFIX,
@@ -123,6 +124,7 @@ impl<'a> Form<'a> {
                 }
             }
         }
+        self.mistakes.tell_at(None, "", "cannot be read");
         None
     }
 

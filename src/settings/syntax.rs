@@ -47,8 +47,8 @@ struct File {
 struct Blame {
     /// From 0.
     line: usize,
-    /// Where what is opened in that line and never closed would have to be closed at the latest.
-    unclosed: Option<(&'static str, usize)>,
+    /// Whether something is opened in that line and closed nowhere.
+    swallows: bool,
     message: String,
 }
 
@@ -68,24 +68,15 @@ impl File {
         let line = line_of(&text, first) - 1;
         let message = first.message().to_owned();
         // What is not closed swallows the lines below it, and makes errors of them.
-        let opened = errors.iter().filter_map(|error| {
-            let close = match error.message() {
-                m if m.starts_with("unclosed array") => "]",
-                m if m.starts_with("unclosed inline table") => "}",
-                m if m.starts_with("invalid multi-line basic") => "\"\"\"",
-                m if m.starts_with("invalid multi-line literal") => "'''",
-                _ => return None,
-            };
-            let start = opening(table.get_ref(), error.span()?.start)?;
-            Some((close, text[..start.min(text.len())].matches('\n').count()))
-        });
-        let opened = opened.min_by_key(|(_, line)| *line);
-        match opened {
-            Some((close, opening)) if opening <= line => {
-                Some(Blame { line: opening, unclosed: Some((close, line)), message })
-            }
-            _ => Some(Blame { line, unclosed: None, message }),
-        }
+        let is_unclosed =
+            |error: &Error| ["unclosed ", "invalid multi-line"].iter().any(|begin| error.message().starts_with(begin));
+        let at = first.span().map_or(0, |span| span.start);
+        let opening = errors.iter().any(is_unclosed).then(|| opening(table.get_ref(), at)).flatten();
+        let opening = opening.map(|start| text[..start.min(text.len())].matches('\n').count()).filter(|at| *at < line);
+        Some(match opening {
+            Some(opening) => Blame { line: opening, swallows: true, message },
+            None => Blame { line, swallows: false, message },
+        })
     }
 
     fn mend(&mut self, blame: &Blame, mistakes: &mut Mistakes) {
@@ -97,9 +88,8 @@ impl File {
         }
         let line = self.lines[at].trim_end_matches('\r').to_owned();
         let place = Some(Place::Line(at + 1));
-        let swallows = blame.unclosed.is_some_and(|(_, line)| line > at);
-        match (mend_line(&line).filter(|_| !swallows), blame.unclosed) {
-            (Some(mend), _) => {
+        match mend_line(&line).filter(|_| !blame.swallows) {
+            Some(mend) => {
                 // A text that goes on over several lines is given up with them: a key's PEM, most likely.
                 let goes_on =
                     mend.reason.contains("quote") && at + 1 < self.lines.len() && !is_entry(&self.lines[at + 1]);
@@ -113,17 +103,31 @@ impl File {
                     self.swallow(at + 1);
                 }
             }
-            (None, Some((close, line))) if line > at && close.len() == 1 => {
-                let opened = if close == "]" { "[" } else { "{" };
-                mistakes.tell_at(place, &key, format!("the {opened} is never closed: add {close} at its end"));
-                self.lines[line - 1].push_str(close);
-            }
-            (None, unclosed) => {
-                let reason = match unclosed {
-                    Some((close, _)) => format!("the closing {close} is missing"),
-                    None => explain(&line, &blame.message),
+            None if blame.swallows => {
+                let value = line.split_once('=').map_or("", |(_, value)| value.trim());
+                let (open, close) = match value {
+                    value if value.starts_with('[') => ("[", "]"),
+                    value if value.starts_with('{') => ("{", "}"),
+                    value if value.starts_with("\"\"\"") => ("\"\"\"", "\"\"\""),
+                    _ => ("'''", "'''"),
                 };
-                mistakes.tell_at(place, &key, reason);
+                mistakes.tell_at(place, &key, format!("the {open} is never closed: add {close} at its end"));
+                // A list may have many lines; nothing else of ours has.
+                let rest = self.lines[at + 1..].iter();
+                let is_item =
+                    |line: &&String| !is_entry(line) || line.trim().is_empty() || line.trim().starts_with('#');
+                let end = if open == "[" { at + rest.take_while(is_item).count() } else { at };
+                self.lines[at] = line.split(" #").next().unwrap_or_default().to_owned();
+                match self.lines[end].find('#') {
+                    Some(comment) => self.lines[end].replace_range(comment.., close),
+                    None => self.lines[end].push_str(close),
+                }
+                if open != "[" {
+                    self.swallow(at + 1);
+                }
+            }
+            None => {
+                mistakes.tell_at(place, &key, explain(&line, &blame.message));
                 self.give_up(at, &key, mistakes);
             }
         }
@@ -226,6 +230,11 @@ fn find(table: &DeTable<'_>, key: &str) -> Option<Range<usize>> {
 
 fn section_of(header: &str) -> String {
     let name = header.trim().trim_start_matches('[').split([']', '#']).next().unwrap_or_default();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_-.\"' ".contains(c);
+    // Anything else may be a value, and that a secret.
+    if !name.chars().all(plain) {
+        return String::new();
+    }
     name.split('.').map(|part| part.trim().trim_matches(['"', '\''])).collect::<Vec<_>>().join(".")
 }
 

@@ -95,7 +95,7 @@ impl Form<'_> {
         let what = if is_section { "there is no such section" } else { "there is no such key" };
         let reason = match self.meant(section, last, value.get_ref(), known) {
             Meant::Name(meant) => {
-                let target = [section, &[meant.clone()]].concat();
+                let target = [section, std::slice::from_ref(&meant)].concat();
                 let child =
                     value.get_ref().as_table().filter(|_| meant == "accounts").and_then(|table| table.keys().next());
                 let child = child.map(|child| format!(".{}", child.get_ref())).unwrap_or_default();
