@@ -62,7 +62,15 @@ fn every_mistake_of_a_broken_file_is_told_at_once() {
     let mut several = 0;
     for name in names {
         let text = std::fs::read_to_string(Path::new(HERE).join(format!("tests/settings/{name}.toml"))).unwrap();
-        let overrides: &[_] = if name == "overrides" { &OVERRIDES } else { &[] };
+        let overrides: &[_] = match name.as_str() {
+            "overrides" => &OVERRIDES,
+            "overrides_of_a_misspelt_section" => &[
+                ("QRIS_CANCEL__ACCOUNTS__BNC__MAX_IN_FLIGHT", "5"),
+                ("QRIS_CANCEL__METRICS__PORT", "9000"),
+                ("QRIS_CANCEL__METRICS__HOST", "localhost"),
+            ],
+            _ => &[],
+        };
         let told = told(&text, overrides, base.path()).unwrap_or_else(|| panic!("{name} passed"));
         assert!(!told.contains("TOPSECRET"), "{name} shows a secret:\n{told}");
         assert!(!told.contains(base.path().to_str().unwrap()), "{name} shows a temporary path:\n{told}");

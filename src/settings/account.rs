@@ -3,7 +3,9 @@
 use super::{
     Account,
     files::Pem,
-    form, names,
+    form,
+    mistakes::shown,
+    names,
     raw::{self, RawAccount, RawRetry},
     reader::Reader,
 };
@@ -260,9 +262,7 @@ impl Reader<'_> {
         let plain = url.trim_end_matches('/');
         let uri = plain.parse::<axum::http::Uri>().ok().filter(|uri| uri.host().is_some() && uri.query().is_none());
         let Some(uri) = uri else {
-            // With an @ it may hold a password.
-            let found = if url.contains('@') { "the address".into() } else { format!("{url:?}") };
-            self.problem(key, format!("{found} is no address like https://api.example.co.id"));
+            self.problem(key, format!("must be an address like https://api.example.co.id; found {}", shown(url)));
             return None;
         };
         if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {

@@ -9,7 +9,7 @@ pub mod profile;
 
 use super::{
     OVERRIDE_PREFIX,
-    mistakes::{Mistakes, Place},
+    mistakes::{Mistakes, Place, shown},
     names,
     raw::{Raw, SECRETS},
     syntax,
@@ -168,7 +168,7 @@ impl<'a> Form<'a> {
         self.mistakes.tell_at(place, &key, reason);
     }
 
-    /// Takes an entry out, its section with it where it was the only one.
+    /// Takes an entry out.
     fn take(&mut self, path: &[String]) -> Option<(Spanned<toml::de::DeString<'a>>, Spanned<DeValue<'a>>)> {
         let (last, section) = path.split_last()?;
         section_at(&mut self.table, section)?.remove_entry(last.as_str())
@@ -185,13 +185,8 @@ impl<'a> Form<'a> {
         }
         match (table.get_mut(last.as_str()).map(Spanned::get_mut), value) {
             (Some(DeValue::Table(there)), value) => {
-                // The same section under two names: what only one of them says holds.
                 if let DeValue::Table(more) = value.into_inner() {
-                    for (key, value) in more {
-                        if !there.contains_key(key.get_ref().as_ref()) {
-                            there.insert(key, value);
-                        }
-                    }
+                    merge(there, more);
                 }
             }
             (Some(_), _) => {}
@@ -215,6 +210,15 @@ impl<'a> Form<'a> {
         self.overrides.iter().find(|variable| variable.span().start <= offset && offset <= variable.span().end)
     }
 
+    /// The variables that gave something of a value.
+    fn variables_in(&self, value: &DeValue<'_>, found: &mut Vec<Place>) {
+        for (key, value) in value.as_table().into_iter().flatten() {
+            let place = self.overriding(key.span().start).map(|variable| Place::Variable(variable.name.to_owned()));
+            found.extend(place.filter(|place| !found.contains(place)));
+            self.variables_in(value.get_ref(), found);
+        }
+    }
+
     fn list_places(&self, table: &DeTable<'_>, section: &str, places: &mut BTreeMap<String, Place>) {
         for (key, value) in table {
             let name = key.get_ref();
@@ -234,6 +238,19 @@ fn section_at<'t, 'a>(table: &'t mut DeTable<'a>, path: &[String]) -> Option<&'t
         DeValue::Table(table) => Some(table),
         _ => None,
     })
+}
+
+/// The same section under two names: what only one of them says holds.
+fn merge<'a>(there: &mut DeTable<'a>, more: DeTable<'a>) {
+    for (key, value) in more {
+        match (there.get_mut(key.get_ref().as_ref()).map(Spanned::get_mut), value.get_ref()) {
+            (Some(DeValue::Table(there)), DeValue::Table(more)) => merge(there, more.clone()),
+            (Some(_), _) => {}
+            (None, _) => {
+                there.insert(key, value);
+            }
+        }
+    }
 }
 
 /// The path to the innermost entry that a span is about.
@@ -265,10 +282,10 @@ fn found(name: &str, value: &DeValue<'_>) -> String {
     match value {
         DeValue::String(_) if hidden => "a text".into(),
         DeValue::Integer(_) | DeValue::Float(_) if hidden => "a number".into(),
-        DeValue::String(text) if text.chars().count() > 40 => {
-            format!("the text {:?}", text.chars().take(40).chain(['…']).collect::<String>())
-        }
-        DeValue::String(text) => format!("the text {text:?}"),
+        DeValue::String(text) => match shown(text) {
+            quoted if quoted.starts_with('"') => format!("the text {quoted}"),
+            hidden => hidden,
+        },
         DeValue::Integer(number) => format!("the number {number}"),
         DeValue::Float(number) => format!("the number {number}"),
         DeValue::Boolean(value) => value.to_string(),

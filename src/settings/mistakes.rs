@@ -21,6 +21,17 @@ pub struct Mistakes {
     unread: BTreeSet<String>,
 }
 
+/// A text for an error, shortened; an address with a password in it, or a key, is not shown wherever it was put.
+pub fn shown(text: &str) -> String {
+    if text.contains('@') || text.contains("-----BEGIN") {
+        return "a text".into();
+    }
+    if text.chars().count() <= 60 {
+        return format!("{text:?}");
+    }
+    format!("{:?}", text.chars().take(60).chain(['…']).collect::<String>())
+}
+
 impl Mistakes {
     /// Notes a problem of a key whose value was read, at the place of that key or of the section that should have it.
     pub fn tell(&mut self, key: &str, reason: impl Into<String>) {
@@ -51,6 +62,13 @@ impl Mistakes {
         self.unread.contains(key)
             || key.match_indices('.').any(|(at, _)| self.unread.contains(&key[..at]))
             || self.unread.contains("")
+    }
+
+    /// Whether anything in this section could not be read.
+    pub fn is_partly_unread(&self, section: &str) -> bool {
+        let inside =
+            |key: &String| key.strip_prefix(section).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
+        self.is_unread(section) || self.unread.iter().any(inside)
     }
 
     /// Whether something was told of this key already.

@@ -60,12 +60,14 @@ pub fn same<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Op
     nearest(name, candidates.into_iter().filter(|other| slip(name, other).is_some_and(|distance| distance <= 1)))
 }
 
-/// The candidate of which the name is a part in whole words: `secret` of `client_secret`, `grace` of `grace_ms`.
+/// The candidate of which the name is a part in whole words, or the other way round: `secret` of `client_secret`, `grace` of
+/// `grace_ms`, `proxy_url` of `proxy`.
 pub fn part_of<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let name = name.to_lowercase().replace('-', "_");
     let is_part =
         |other: &&str| format!("_{other}").ends_with(&format!("_{name}")) || other.starts_with(&format!("{name}_"));
-    let all: Vec<_> = candidates.into_iter().filter(is_part).collect();
+    let is_whole = |other: &&str| other.len() > 4 && name.starts_with(&format!("{other}_"));
+    let all: Vec<_> = candidates.into_iter().filter(|other| is_part(other) || is_whole(other)).collect();
     let shortest = all.iter().min_by_key(|other| other.len())?;
     // `url` is base_url rather than token_base_url; `key` could be several.
     all.iter().all(|other| other.ends_with(*shortest)).then_some(*shortest)

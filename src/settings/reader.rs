@@ -5,7 +5,7 @@ use super::{
     Account, Amqp, AmqpTls, Log, ResultsLog, Settings,
     files::Pem,
     form,
-    mistakes::Mistakes,
+    mistakes::{Mistakes, shown},
     names,
     raw::{Raw, RawAccount, RawAmqp, RawAmqpTls, RawResultsLog, RawRetry},
 };
@@ -38,7 +38,8 @@ impl<'a> Reader<'a> {
         let accounts = self.accounts(raw.accounts, &raw.retry);
         let listen = raw.http.listen.parse::<SocketAddr>();
         if listen.is_err() {
-            let reason = format!("must be an address and a port, like 127.0.0.1:9464; found {:?}", raw.http.listen);
+            let reason =
+                format!("must be an address and a port, like 127.0.0.1:9464; found {}", shown(&raw.http.listen));
             self.problem("http.listen", reason);
         }
         let results_log = self.results_log(&raw.results_log);
@@ -62,8 +63,7 @@ impl<'a> Reader<'a> {
         let none = raw.is_empty();
         let accounts: Vec<_> =
             raw.into_iter().filter_map(|(name, account)| self.account(name, account, retry)).map(Arc::new).collect();
-        // Where something was told already, the account may just not have been understood.
-        if none && self.mistakes.is_empty() {
+        if none && !self.mistakes.is_partly_unread("accounts") {
             self.problem("accounts", "there is no account: add a section [accounts.NAME]");
         }
         accounts
@@ -128,7 +128,7 @@ impl<'a> Reader<'a> {
             || raw.prefix.starts_with("amq.")
         {
             let reason = "must be 1 to 100 letters, digits, points, - or _, and not begin with amq.";
-            self.problem("amqp.prefix", format!("{reason}; found {:?}", raw.prefix));
+            self.problem("amqp.prefix", format!("{reason}; found {}", shown(&raw.prefix)));
         }
         for (key, ms) in
             [("connect_timeout_ms", raw.connect_timeout_ms), ("confirm_timeout_ms", raw.confirm_timeout_ms)]

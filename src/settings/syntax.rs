@@ -158,8 +158,8 @@ impl File {
     /// The key of a line, with its section.
     fn key_at(&self, at: usize) -> String {
         let line = self.lines[at].trim();
-        if line.starts_with('[') {
-            return section_of(line);
+        if line.starts_with('[') || line.ends_with(':') {
+            return section_of(line.trim_end_matches(':'));
         }
         let section = self.lines[..at].iter().rev().find(|line| line.trim_start().starts_with('['));
         let section = section.map(|line| section_of(line)).unwrap_or_default();
@@ -295,7 +295,7 @@ fn slips(line: &str) -> Vec<(String, String)> {
                     if let Some((key, value)) =
                         code.split_once(char::is_whitespace).filter(|(key, _)| names::is_key(key))
                     {
-                        slip("between a key and its value stands =", format!("{key} = {}", value.trim()));
+                        slip("the = between the key and its value is missing", format!("{key} = {}", value.trim()));
                     }
                 }
             }

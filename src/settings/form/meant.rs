@@ -22,6 +22,16 @@ enum Meant {
 impl Form<'_> {
     /// An override cannot make an account out of nothing: its name is misspelt, most likely.
     pub(super) fn refuse_strange_accounts(&mut self) {
+        // What stands under another name is put into its place later.
+        let misplaced: Vec<String> = self
+            .table
+            .iter()
+            .filter(|(key, _)| key.get_ref() != "accounts")
+            .flat_map(|(key, value)| {
+                let inner = value.get_ref().as_table().into_iter().flat_map(|table| table.keys());
+                inner.chain([key]).map(|key| key.get_ref().to_string()).collect::<Vec<_>>()
+            })
+            .collect();
         let Some(accounts) = section_at(&mut self.table, &["accounts".into()]) else { return };
         let in_file = |start: usize| start <= self.text.len();
         let is_known = |name: &str, accounts: &DeTable<'_>| {
@@ -30,8 +40,10 @@ impl Form<'_> {
             Some(in_file(key.span().start) || whole)
         };
         let names: Vec<String> = accounts.keys().map(|key| key.get_ref().to_string()).collect();
-        let (known, strange): (Vec<_>, Vec<_>) =
-            names.into_iter().partition(|name| is_known(name, accounts).unwrap_or(true));
+        let (known, strange): (Vec<_>, Vec<_>) = names.into_iter().partition(|name| {
+            let is_broken = self.mistakes.is_unread(&format!("accounts.{name}"));
+            is_known(name, accounts).unwrap_or(true) || is_broken || misplaced.contains(name)
+        });
         for name in &strange {
             accounts.remove(name.as_str());
         }
@@ -91,6 +103,9 @@ impl Form<'_> {
         let Some((name, value)) = self.take(path) else { return };
         let (last, section) = path.split_last().map_or(("", path), |(last, section)| (last.as_str(), section));
         let place = self.place_at(name.span().start);
+        let mut variables = Vec::new();
+        self.variables_in(value.get_ref(), &mut variables);
+        variables.retain(|variable| Some(variable) != place.as_ref());
         let is_section = is_section(value.get_ref());
         let what = if is_section { "there is no such section" } else { "there is no such key" };
         let reason = match self.meant(section, last, value.get_ref(), known) {
@@ -158,7 +173,10 @@ impl Form<'_> {
             }
             Meant::Nowhere => format!("{what}; config.example.toml shows all"),
         };
-        self.mistakes.tell_at(place, &key, reason);
+        // A section of variables only is none of the file's, and each of them has to be found.
+        for place in [place].into_iter().chain(variables.into_iter().map(Some)) {
+            self.mistakes.tell_at(place, &key, reason.clone());
+        }
     }
 
     fn meant(&mut self, section: &[String], name: &str, value: &DeValue<'_>, known: &[String]) -> Meant {
