@@ -119,7 +119,7 @@ impl Check<'_> {
                 return None;
             }
         };
-        match Tokens::default().get(self.partner(), &client, || RealWorld.now()).await {
+        match Tokens::default().get(self.partner(), &client, || async { RealWorld.now() }).await {
             Ok(fetched) => {
                 self.add(Grade::Good, "the token call gives a token");
                 Some(fetched.token)
