@@ -181,8 +181,8 @@ impl Gateway for Arc<Account> {
         sent
     }
 
-    async fn forget_token(&self, token: &SecretString) {
-        self.tokens.forget(token).await;
+    async fn forget_token(&self, token: &SecretString) -> bool {
+        self.tokens.forget(token).await
     }
 
     fn learn(&self, call: &Learnt<'_>) {

@@ -7,7 +7,7 @@
 //! 2. they become a [`command`], or a rejection that names every faulty field;
 //! 3. the command becomes a signed request ([`snap::request`], [`snap::sign`]) in the provider's dialect
 //!    ([`snap::profile`], with the built-in ones in `snap/profiles/`);
-//! 4. [`snap::client`] sends it, and repeats nothing by itself;
+//! 4. [`account`] lets it out, at the account's pace, and [`snap::client`] sends it, and repeats nothing by itself;
 //! 5. the reply, or its absence, gets exactly one [`verdict`];
 //! 6. where that leaves it open whether the QR is cancelled, a query settles it;
 //! 7. what is settled ends in an [`outcome`], told by an [`event`];
@@ -15,16 +15,17 @@
 //! 9. the broker confirms the event, or the retry ([`amqp::outbox`]);
 //! 10. the command is acknowledged ([`amqp::consumer`]), and forgotten here.
 //!
-//! The broker holds all state, in the queues that [`amqp::topology`] lists, so a worker can die at any moment.
+//! The broker holds all state, in the queues that [`amqp::topology`] lists, so a worker can die at any moment. How much of a
+//! queue is taken at a time, or whether an account rests, says its [`account::gate`] with its [`breaker`].
 //!
 //! # Invariants
 //!
 //! 1. Only `amqp/consumer.rs` acknowledges, and only after the pipeline returned `Ok`.
-//! 2. `command`, `event`, `message`, `outcome`, `retry`, `verdict` and `snap/{request,sign,response,compare}` do no I/O, read no
+//! 2. `breaker`, `command`, `event`, `message`, `outcome`, `retry`, `verdict` and `snap/{request,sign,response,compare}` do no I/O, read no
 //!    clock and draw no random number: time and chance come in as arguments.
 //! 3. The bytes that are hashed are the bytes that are sent; a body is serialised once.
 //! 4. Each delivery ends in exactly one of: finished (parked or not), scheduled, handed back unbegun, left unacknowledged.
-//! 5. Ids go to logs and events only. Secrets have no `Debug` or `Display`.
+//! 5. Labels come from enums and the settings; ids go to logs and events only. Secrets have no `Debug` or `Display`.
 //! 6. Every wait has a limit, and it stands in the settings.
 
 // What a command is and what can be said of it.
@@ -39,17 +40,17 @@ pub mod event;
 pub mod retry;
 // The story.
 pub mod pipeline;
-// When an account rests.
-pub mod breaker;
-// The edges: one account's provider, the broker, the settings, the process.
+// One account and its provider, the broker, and the worker that has them.
 pub mod account;
-pub mod admin;
 pub mod amqp;
+pub mod breaker;
+pub mod worker;
+// What surrounds it: settings, numbers, pages for operators, log, stop.
+pub mod admin;
 pub mod metrics;
 pub mod settings;
 pub mod shutdown;
 pub mod telemetry;
-pub mod worker;
 // A provider to try things with, and the command line.
 pub mod cli;
 pub mod sandbox;

@@ -52,8 +52,8 @@ pub trait Gateway: Send + Sync {
         external_id: &str,
         not_after: Option<DateTime<Utc>>,
     ) -> impl Future<Output = Sent> + Send;
-    /// This token is not accepted: the next call must have another.
-    fn forget_token(&self, token: &SecretString) -> impl Future<Output = ()> + Send;
+    /// This token is not accepted: the next call must have another. False if another had taken its place already.
+    fn forget_token(&self, token: &SecretString) -> impl Future<Output = bool> + Send;
     /// A call has ended so.
     fn learn(&self, call: &Learnt<'_>);
     /// The provider refuses us, and not for anything in this command, which is known by its digest.

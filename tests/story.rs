@@ -382,7 +382,7 @@ async fn a_token_is_renewed_once_and_then_the_keys_are_in_doubt() {
 
         let story = Story::new();
         assert_eq!(story.attempt([code(refusal), code(refusal)]).await, Ok(Scheduled(Later::Misconfigured)));
-        assert_eq!(story.journal(), "cancel, forget token 1, cancel, retry");
+        assert_eq!(story.journal(), "cancel, forget token 1, cancel, forget token 2, retry");
     }
 }
 
@@ -454,6 +454,13 @@ async fn the_account_is_to_blame_unless_the_command_brought_the_merchant() {
         assert_eq!(story.attempt([refusal.clone()]).await, Ok(Scheduled(Later::Misconfigured)));
         assert_eq!(story.rig.state().denials, denials, "{command}: {refusal:?}");
         assert_eq!(story.waiting().0.doubts, 1);
+    }
+    // Many calls with one token that has become invalid are one piece of news.
+    for (token_was_forgotten, denials) in [(true, 0), (false, 1)] {
+        let story = Story::new();
+        story.rig.state().token_was_forgotten = token_was_forgotten;
+        story.attempt([code("4017701"), code("4017701")]).await.unwrap();
+        assert_eq!(story.rig.state().denials, denials);
     }
     // Once for a visit, however many calls it took; a query that is not let in says the same.
     let story = Story::new().redelivered();
@@ -639,7 +646,8 @@ async fn after_its_time_a_cancel_that_was_not_let_in_is_not_repeated() {
     for refusal in ["4017700", "4017701"] {
         let mut story = Story::with(r#""notAfter":"2026-11-20T18:30:15.1+07:00""#);
         assert_eq!(story.attempt([code(refusal)]).await, Ok(Scheduled(Later::Misconfigured)));
-        assert_eq!(story.journal(), "cancel, retry");
+        assert_eq!(story.rig.state().sent.len(), 1);
+        assert_eq!(story.rig.state().denials, 0, "it was not tried again");
         story.comes_back();
         assert_eq!(story.attempt([]).await, Ok(Finished(Cause::NotAfterPassed)));
     }

@@ -41,6 +41,8 @@ pub(super) struct Visit<'a, G, O, W> {
     asked_at: Option<DateTime<Utc>>,
     /// The provider did not let this visit's cancel in.
     cancel_denied: bool,
+    /// That we were not let in says nothing of the account: it was not tried again, or another call had found it out.
+    excused: bool,
     /// The worker had to stop in the middle.
     interrupted: bool,
     /// The provider has accepted a cancel in this visit without finishing it: it needs its time, whatever a query says.
@@ -65,6 +67,7 @@ impl<'a, G: Gateway, O: Outbox, W: World> Visit<'a, G, O, W> {
             retry_after: None,
             asked_at: None,
             cancel_denied: false,
+            excused: false,
             interrupted: false,
             pending: false,
         }
@@ -152,7 +155,7 @@ impl<'a, G: Gateway, O: Outbox, W: World> Visit<'a, G, O, W> {
 
     /// The provider refuses us: that lies in the account, unless it objects to merchant fields which the command brought.
     fn denied(&self, merchant: bool) {
-        if !(merchant && self.command.own_merchant_fields) {
+        if !self.excused && !(merchant && self.command.own_merchant_fields) {
             self.pipeline.gateway.denied(&self.digest);
         }
     }
@@ -239,14 +242,22 @@ impl<'a, G: Gateway, O: Outbox, W: World> Visit<'a, G, O, W> {
             }
             let verdict = self.send(operation).await;
             match verdict {
-                Verdict::Token if !renewed && !self.is_too_late(operation) => {
-                    renewed = true;
+                Verdict::Token => {
+                    // That a token is not accepted is one piece of news, however many calls carried it.
                     if let Some(token) = self.token.take() {
-                        self.pipeline.gateway.forget_token(&token).await;
+                        self.excused = !self.pipeline.gateway.forget_token(&token).await;
                     }
+                    if renewed || self.is_too_late(operation) {
+                        self.excused |= !renewed;
+                        return Verdict::Misconfigured { merchant: false };
+                    }
+                    renewed = true;
                 }
                 Verdict::Unauthorized if !repeated && !self.is_too_late(operation) => repeated = true,
-                Verdict::Token | Verdict::Unauthorized => return Verdict::Misconfigured { merchant: false },
+                Verdict::Unauthorized => {
+                    self.excused = !repeated;
+                    return Verdict::Misconfigured { merchant: false };
+                }
                 verdict => return verdict,
             }
         }

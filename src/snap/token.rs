@@ -106,13 +106,15 @@ impl Tokens {
         }
     }
 
-    /// Drops the token that a call was made with, unless another has taken its place.
-    pub async fn forget(&self, used: &SecretString) {
+    /// Drops the token that a call was made with; false if it was dropped before.
+    pub async fn forget(&self, used: &SecretString) -> bool {
         use secrecy::ExposeSecret;
         let mut state = self.state.lock().await;
-        if state.held.as_ref().is_some_and(|(held, _)| held.expose_secret() == used.expose_secret()) {
+        let is_held = state.held.as_ref().is_some_and(|(held, _)| held.expose_secret() == used.expose_secret());
+        if is_held {
             state.held = None;
         }
+        is_held
     }
 }
 

@@ -122,6 +122,8 @@ pub struct State {
     /// The names of the transaction that was taken in hand, and the last effect before it was let go.
     pub claimed: Vec<String>,
     pub released_after: Option<String>,
+    /// Another command's call found out before that the token is not accepted.
+    pub token_was_forgotten: bool,
     /// How often the account, not the command, was to blame.
     pub denials: u32,
     /// What each call said of the provider's health.
@@ -151,6 +153,7 @@ impl Rig {
             in_hand: false,
             claimed: Vec::new(),
             released_after: None,
+            token_was_forgotten: false,
             denials: 0,
             signs: Vec::new(),
             waiting: None,
@@ -223,8 +226,10 @@ impl Gateway for Rig {
         Sent { token_call, token, at, duration: state.takes, result: answer.result }
     }
 
-    async fn forget_token(&self, token: &SecretString) {
-        self.state().journal.push(format!("forget {}", token.expose_secret()));
+    async fn forget_token(&self, token: &SecretString) -> bool {
+        let mut state = self.state();
+        state.journal.push(format!("forget {}", token.expose_secret()));
+        !state.token_was_forgotten
     }
 
     fn learn(&self, call: &Learnt<'_>) {
