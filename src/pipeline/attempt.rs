@@ -155,7 +155,8 @@ impl<'a, G: Gateway, O: Outbox, W: World> Visit<'a, G, O, W> {
 
     /// The provider refuses us: that lies in the account, unless it objects to merchant fields which the command brought.
     fn denied(&self, merchant: bool) {
-        if !self.excused && !(merchant && self.command.own_merchant_fields) {
+        let own_fault = merchant && self.command.own_merchant_fields;
+        if !(self.excused || own_fault) {
             self.pipeline.gateway.denied(&self.digest);
         }
     }
