@@ -320,3 +320,28 @@ async fn a_taken_port_is_told() {
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(said.contains(&address) && said.contains("QRIS_CANCEL__HTTP__LISTEN"), "{said}");
 }
+
+#[tokio::test]
+async fn wrong_keys_for_long_park_nothing() {
+    let provider = Provider::start().await;
+    provider.set(Mood::Unauthorized);
+    // By any count of attempts or time the commands would have been given up.
+    let more = "breaker = { initial_ms = 100, max_ms = 300 }\n[accounts.shop.retry]\nmax_attempts = 2\nmax_elapsed_s = 1\ninitial_ms = 250\nmax_ms = 500\n";
+    let place = Place::at(Broker::shared(), "http://127.0.0.1:9", &account("shop", &provider, more));
+    let worker = place.worker().await;
+    let client = place.client().await;
+    let mut events = client.collect().await;
+    publish(&client, "shop", "job", 40).await;
+    worker.wait_for_log("ALERT: the provider refuses five different commands in a row", SOON).await;
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    let tried = worker.metric("qris_cancel_calls_total{account=\"shop\",operation=\"cancel\"}").await;
+    assert!(tried > 80.0, "{tried} calls are too few for a claim");
+    events.read().await;
+    assert_eq!(events.all.len(), 0);
+    provider.set(Mood::Fine(Duration::ZERO));
+    events.wait(40, SOON).await;
+    assert_eq!(told(&events, "shop", "canceled"), 40);
+    assert_eq!(client.depth(&client.names.parked()).await, 0);
+    let attempts: Vec<_> = events.all.iter().map(|(_, event)| event["data"]["attempts"].as_u64().unwrap()).collect();
+    assert!(attempts.iter().all(|attempts| *attempts == 1), "{attempts:?}");
+}
