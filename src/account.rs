@@ -251,8 +251,9 @@ impl World for RealWorld {
     }
 
     fn random(&self) -> u128 {
-        // Two version 4 UUIDs: the fixed bits of one are filled with random ones of the other.
-        uuid::Uuid::new_v4().as_u128() ^ uuid::Uuid::new_v4().as_u128().rotate_left(64)
+        let mut bytes = [0; 16];
+        aws_lc_rs::rand::fill(&mut bytes).expect("the system gives random numbers");
+        u128::from_ne_bytes(bytes)
     }
 }
 

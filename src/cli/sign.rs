@@ -19,7 +19,6 @@ use chrono::{DateTime, Utc};
 use clap::{Args, ValueEnum};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value, json};
-use sha2::{Digest, Sha256};
 use std::{fmt::Write, io::Read, path::Path, sync::Arc};
 
 /// Stands where an access token would.
@@ -126,11 +125,10 @@ fn request(
         let violations = rejection.violations.iter().map(|broken| format!("{}: {}", broken.field, broken.rule));
         Failure::Usage(format!("the worker would refuse this command:\n{}", Vec::from_iter(violations).join("\n")))
     })?;
-    let digest = hex::encode(Sha256::digest(&bytes));
     let external_id = arguments
         .external_id
         .clone()
-        .unwrap_or_else(|| partner.external_id(operation, &digest, false, RealWorld.random()));
+        .unwrap_or_else(|| partner.external_id(operation, &bytes, false, RealWorld.random()));
     let placeholder = SecretString::from(NO_TOKEN);
     let token = partner.needs_token().then_some(token.unwrap_or(&placeholder));
     Ok(partner.transaction(operation, partner.body(operation, &command), &external_id, token, at))

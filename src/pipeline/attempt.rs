@@ -30,7 +30,7 @@ pub(super) struct Visit<'a, G, O, W> {
     pipeline: &'a Pipeline<G, O, W>,
     command: &'a CancelCommand,
     progress: &'a mut Progress,
-    digest: String,
+    message: &'a Message,
     /// The last answer of this visit.
     answer: Option<Answer>,
     /// The access token of the last call.
@@ -52,16 +52,15 @@ pub(super) struct Visit<'a, G, O, W> {
 impl<'a, G: Gateway, O: Outbox, W: World> Visit<'a, G, O, W> {
     pub(super) fn new(
         pipeline: &'a Pipeline<G, O, W>,
-        message: &Message,
+        message: &'a Message,
         command: &'a CancelCommand,
         progress: &'a mut Progress,
     ) -> Self {
-        let digest = hex::encode(Sha256::digest(&message.body));
         Self {
             pipeline,
             command,
             progress,
-            digest,
+            message,
             answer: None,
             token: None,
             retry_after: None,
@@ -157,7 +156,7 @@ impl<'a, G: Gateway, O: Outbox, W: World> Visit<'a, G, O, W> {
     fn denied(&self, merchant: bool) {
         let own_fault = merchant && self.command.own_merchant_fields;
         if !(self.excused || own_fault) {
-            self.pipeline.gateway.denied(&self.digest);
+            self.pipeline.gateway.denied(&hex::encode(Sha256::digest(&self.message.body)));
         }
     }
 
@@ -268,8 +267,12 @@ impl<'a, G: Gateway, O: Outbox, W: World> Visit<'a, G, O, W> {
         let pipeline = self.pipeline;
         let body = pipeline.partner.body(operation, self.command);
         let body_sha256 = hex::encode(Sha256::digest(&body));
-        let external_id =
-            pipeline.partner.external_id(operation, &self.digest, self.progress.conflict, pipeline.world.random());
+        let external_id = pipeline.partner.external_id(
+            operation,
+            &self.message.body,
+            self.progress.conflict,
+            pipeline.world.random(),
+        );
         let not_after = self.command.not_after.filter(|_| operation == Operation::Cancel);
         let sent = pipeline.gateway.send(operation, body, &external_id, not_after).await;
 

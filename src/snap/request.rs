@@ -87,8 +87,6 @@ pub struct SignedRequest {
     /// Name and value; a value may be secret (token, signature) and is never shown.
     pub headers: Vec<(String, SecretString)>,
     pub body: Vec<u8>,
-    /// Lower-case hex, for the record of the call.
-    pub body_sha256: String,
     /// What was signed and the result, for whoever compares signatures.
     pub string_to_sign: SecretString,
     pub signature: SecretString,
@@ -176,7 +174,6 @@ impl Partner {
             operation,
             url: format!("{}{}", self.base_url, route.path),
             headers: values.render(&self.profile.headers),
-            body_sha256: hex::encode(Sha256::digest(&body)),
             body,
             string_to_sign: string_to_sign.into(),
             signature: signature.into(),
@@ -198,7 +195,6 @@ impl Partner {
             operation: Operation::Token,
             url: format!("{}{}", self.token_base_url, call.path.as_str()),
             headers: values.render(&call.headers),
-            body_sha256: hex::encode(Sha256::digest(&body)),
             body,
             string_to_sign: string_to_sign.into(),
             signature: signature.into(),
@@ -220,13 +216,13 @@ impl Partner {
     }
 
     /// The X-EXTERNAL-ID of a call, made of fresh randomness, unless the profile says that a repeated cancel keeps its id:
-    /// then it is made of the command's digest, so that any worker makes the same.
+    /// then it is made of the command's bytes, so that any worker makes the same.
     /// After a conflict (409) the id is always fresh.
-    pub fn external_id(&self, operation: Operation, command_digest: &str, conflict: bool, random: u128) -> String {
+    pub fn external_id(&self, operation: Operation, command: &[u8], conflict: bool, random: u128) -> String {
         let digits = self.profile.external_id.digits;
         let same = operation == Operation::Cancel && self.profile.external_id.repeat == Repeat::Same && !conflict;
         let number = if same {
-            let hash = Sha256::digest(format!("X-EXTERNAL-ID {command_digest}"));
+            let hash = Sha256::digest([b"X-EXTERNAL-ID ", command].concat());
             u128::from_be_bytes(hash[..16].try_into().expect("a hash has 32 bytes"))
         } else {
             random

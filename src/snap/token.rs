@@ -1,7 +1,9 @@
 //! The access token of one account (service 73): fetched by one task at a time, renewed before it ends, dropped when the
 //! provider says so. It lives in memory only.
 
-use super::{Code, Operation, SendError, client::Client, request::Partner, response::TokenAnswer};
+use super::{
+    Code, Operation, SendError, client::Client, profile::Encoding, request::Partner, response::TokenAnswer, sign,
+};
 use crate::retry::CallRecord;
 use backoff::{ExponentialBackoff, ExponentialBackoffBuilder, backoff::Backoff};
 use chrono::{DateTime, Utc};
@@ -68,7 +70,7 @@ impl Tokens {
         let Some(request) = partner.token_request(at) else {
             return Err((SendError::NoToken("the profile has no token call".into()), None));
         };
-        let body_sha256 = request.body_sha256.clone();
+        let body_sha256 = sign::body_hash(&request.body, Encoding::Hex);
         let begun = Instant::now();
         let result = client.send(request).await;
         let answer = result.as_ref().ok().and_then(|reply| {

@@ -170,7 +170,7 @@ impl Rig {
 }
 
 pub fn fresh_id(partner: &Partner) -> String {
-    partner.external_id(Operation::Query, "", false, uuid::Uuid::new_v4().as_u128())
+    partner.external_id(Operation::Query, b"", false, uuid::Uuid::new_v4().as_u128())
 }
 
 pub fn json_of(reply: &Reply) -> Value {

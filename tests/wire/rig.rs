@@ -34,7 +34,6 @@ pub fn request(url: &str) -> SignedRequest {
         url: url.to_owned(),
         headers: vec![("X-PARTNER-ID".into(), "p".into())],
         body: b"{\"reason\":\"x\"}".to_vec(),
-        body_sha256: String::new(),
         string_to_sign: "".into(),
         signature: "".into(),
     }

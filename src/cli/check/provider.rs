@@ -158,7 +158,7 @@ impl Check<'_> {
         };
         let (operation, partner) = (Operation::Query, self.partner());
         let body = partner.body(operation, &command);
-        let external_id = partner.external_id(operation, "", true, RealWorld.random());
+        let external_id = partner.external_id(operation, b"", true, RealWorld.random());
         let begun = RealWorld.now();
         let request = partner.transaction(operation, body, &external_id, token.as_ref(), begun);
         let reply = client.send(request).await;

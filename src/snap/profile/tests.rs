@@ -267,9 +267,9 @@ fn the_dialects_cancel_has_its_own_body_headers_and_string_to_sign() {
         r#"{"why":"salah input","serviceVersion":"2","storeCode":"T-9","bankRef":"BR-1","shopRef":"SR-1","sum":{"value":"2500.00","currency":"IDR"},"extra":{"kind":"QR","lane":"7","note":{"n":1.10}}}"#
     );
     let token = SecretString::from("tok-1");
-    let id = partner.external_id(Operation::Cancel, "digest", false, 1);
+    let id = partner.external_id(Operation::Cancel, b"digest", false, 1);
     assert_eq!(id, "07178707453828339910");
-    assert_eq!(partner.external_id(Operation::Cancel, "digest", false, 2), id);
+    assert_eq!(partner.external_id(Operation::Cancel, b"digest", false, 2), id);
     let request = partner.transaction(Operation::Cancel, body.clone(), &id, Some(&token), now());
     assert_eq!(request.url, "https://bank.example/gate/qris/void");
     // The expected signatures were made with openssl and Python's hashlib and hmac.

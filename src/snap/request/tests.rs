@@ -1,5 +1,8 @@
 use super::*;
-use crate::command::{Hints, Terms};
+use crate::{
+    command::{Hints, Terms},
+    snap::profile::Encoding,
+};
 use proptest::prelude::*;
 use serde_json::Value;
 use std::{collections::BTreeSet, path::Path};
@@ -61,7 +64,7 @@ fn ifortepay_is_sent_the_vectors_bytes_signed_with_the_private_key_and_without_a
     assert_eq!(text(&body), vector["body"]);
     let request = partner.transaction(Operation::Cancel, body.clone(), "0042", None, at("2020-12-23T01:10:11.999Z"));
     assert_eq!(request.body, body);
-    assert_eq!(request.body_sha256, vector["body_sha256"].as_str().unwrap());
+    assert_eq!(sign::body_hash(&request.body, Encoding::Hex), vector["body_sha256"].as_str().unwrap());
     assert_eq!(request.url, "https://api.example/v1.0/qr/qr-mpm-cancel");
     assert_eq!(request.string_to_sign.expose_secret(), vector["string_to_sign"]);
     let signature = vector["signature_base64"].as_str().unwrap();
@@ -140,7 +143,10 @@ fn the_standards_body_holds_every_field_in_order_and_its_numbers_as_they_came() 
     let token = SecretString::from("tok");
     let partner = Partner { client_secret: Some("shh".into()), ..partner };
     let request = partner.transaction(Operation::Cancel, body, "1", Some(&token), at("2020-12-17T03:55:00Z"));
-    assert_eq!(request.body_sha256, "db4b32db926e2b8c74c0a80826bed8e14b27a13f3efc91cd01cc4320184796ac");
+    assert_eq!(
+        sign::body_hash(&request.body, Encoding::Hex),
+        "db4b32db926e2b8c74c0a80826bed8e14b27a13f3efc91cd01cc4320184796ac"
+    );
     assert_eq!(
         request.signature.expose_secret(),
         "4t7w9YmUj5S5q1PyrneUyrXQEYwHPxy7KDzSATE+Y+7Lq+YkY7+QMD6g2IgY4r4eZQrsqUqKx3Jc1HYQKejvww=="
@@ -231,19 +237,19 @@ fn keeping(digits: usize) -> Partner {
 #[test]
 fn a_repeated_cancel_keeps_its_external_id_only_where_the_profile_says_so() {
     let new = partner("ifortepay", SigningMode::Asymmetric);
-    assert_eq!(new.external_id(Operation::Cancel, "digest", false, 7), format!("{:032}", 7));
+    assert_eq!(new.external_id(Operation::Cancel, b"digest", false, 7), format!("{:032}", 7));
     assert_ne!(
-        new.external_id(Operation::Cancel, "digest", false, 7),
-        new.external_id(Operation::Cancel, "digest", false, 8)
+        new.external_id(Operation::Cancel, b"digest", false, 7),
+        new.external_id(Operation::Cancel, b"digest", false, 8)
     );
 
-    let kept = keeping(32).external_id(Operation::Cancel, "digest", false, 7);
+    let kept = keeping(32).external_id(Operation::Cancel, b"digest", false, 7);
     // Whatever the chance, and in another worker.
-    assert_eq!(keeping(32).external_id(Operation::Cancel, "digest", false, 8), kept);
+    assert_eq!(keeping(32).external_id(Operation::Cancel, b"digest", false, 8), kept);
     // Another command, a query, or after the provider said that it knows the id: another id.
-    assert_ne!(keeping(32).external_id(Operation::Cancel, "other", false, 7), kept);
-    assert_eq!(keeping(32).external_id(Operation::Query, "digest", false, 7), format!("{:032}", 7));
-    assert_eq!(keeping(32).external_id(Operation::Cancel, "digest", true, 7), format!("{:032}", 7));
+    assert_ne!(keeping(32).external_id(Operation::Cancel, b"other", false, 7), kept);
+    assert_eq!(keeping(32).external_id(Operation::Query, b"digest", false, 7), format!("{:032}", 7));
+    assert_eq!(keeping(32).external_id(Operation::Cancel, b"digest", true, 7), format!("{:032}", 7));
     // Fixed for ever: a worker of another version has to make the same.
     assert_eq!(kept, "59841376757707178707453828339910");
 }
@@ -252,7 +258,7 @@ proptest! {
     #[test]
     fn an_external_id_has_the_profiles_digits(digits in 16usize..=36, random: u128, digest in ".{0,8}", conflict: bool) {
         for operation in [Operation::Cancel, Operation::Query] {
-            let id = keeping(digits).external_id(operation, &digest, conflict, random);
+            let id = keeping(digits).external_id(operation, digest.as_bytes(), conflict, random);
             prop_assert_eq!(id.len(), digits);
             prop_assert!(id.bytes().all(|b| b.is_ascii_digit()));
         }
