@@ -2,7 +2,7 @@
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use qris_cancel_worker::{
-    breaker::{Breaker, Rules, Sign},
+    breaker::{Breaker, Health, News, Rules},
     command::{CancelCommand, Hints, Terms},
     event::{About, Event, Finish, Said, Subject},
     outcome::Cause,
@@ -79,9 +79,10 @@ fn steps(criterion: &mut Criterion) {
     criterion.bench_function("retry: next", |bench| {
         bench.iter(|| retry::next(&Policy::default(), &mut progress.clone(), Later::Busy, None, black_box(0.5)));
     });
-    criterion.bench_function("breaker: a call", |bench| {
+    criterion.bench_function("breaker: a visit", |bench| {
         let mut breaker = Breaker::new(Rules::default());
-        bench.iter(|| breaker.call(black_box(Sign::Good), Duration::from_secs(1), 0.5));
+        let news = News { operation: Operation::Cancel, health: Health::Good, accepted: true, denied: None };
+        bench.iter(|| breaker.hear(0, black_box(news), Duration::from_secs(1), 0.5));
     });
 }
 

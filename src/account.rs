@@ -6,9 +6,9 @@ pub mod gate;
 mod pace;
 
 use crate::{
-    breaker::{Sign, State, Why},
+    breaker::{Health, News, State, Why},
     metrics::Metrics,
-    pipeline::{Gateway, Learnt, Sent, World},
+    pipeline::{Called, Gateway, Sent, World},
     settings,
     shutdown::Stop,
     snap::{Operation, SendError, client::Client, request::Partner, token::Tokens},
@@ -17,7 +17,7 @@ use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 use claims::{Claim, Claims};
 use gate::Gate;
 use pace::Pace;
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 use std::{
     sync::{Arc, Mutex, PoisonError, atomic::AtomicI64},
     time::Duration,
@@ -25,10 +25,10 @@ use std::{
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
-/// A command waits no longer for another of its transaction; then it goes into a retry bucket.
-const CLAIM_WITHIN: Duration = Duration::from_secs(60);
-/// With a limit of requests a second, no more commands are taken than could each have a call within this many seconds.
-const TURN_WITHIN_S: f64 = 20.0;
+/// A command waits no longer for another of its transaction; then it goes into a retry bucket, and leaves its room to others.
+const CLAIM_WITHIN: Duration = Duration::from_secs(1);
+/// One that is delivered again waits for its own call that still runs.
+const CLAIM_AGAIN_WITHIN: Duration = Duration::from_secs(30);
 /// A clock that is further off than this is likely why a provider refuses our signatures.
 const NOTABLE_SKEW_S: f64 = 30.0;
 
@@ -47,6 +47,9 @@ pub struct Account {
     stop: Stop,
 }
 
+/// Which of the breaker's times a visit belongs to.
+type Era = u32;
+
 /// What an account has seen of its provider.
 #[derive(Debug, Clone, Default)]
 pub struct Seen {
@@ -60,12 +63,9 @@ impl Account {
     /// # Errors
     /// When its HTTP client cannot be set up.
     pub fn new(settings: Arc<settings::Account>, metrics: Arc<Metrics>, stop: Stop) -> Result<Self, String> {
-        let turns = settings.max_requests_per_second.map_or(f64::MAX, |rate| (rate * TURN_WITHIN_S).max(1.0));
-        // A float that is too large becomes the largest number.
-        let limit = settings.max_in_flight.min(turns as u16);
         Ok(Self {
             client: Client::new(&settings.client)?,
-            gate: Arc::new(Gate::new(limit, settings.breaker, settings.state)),
+            gate: Arc::new(Gate::new(settings.at_once(), settings.breaker, settings.state)),
             accepted_at: Arc::default(),
             tokens: Tokens::default(),
             claims: Arc::default(),
@@ -165,19 +165,12 @@ impl Gateway for Arc<Account> {
             return Sent { result: Err(SendError::TooLate), ..sent };
         }
         let request = self.partner().transaction(operation, body, external_id, sent.token.as_ref(), sent.at);
-        let signature = request.signature.clone();
         let begun = Instant::now();
         sent.result = tokio::select! {
             result = self.client.send(request) => result,
             () = self.stop.now.cancelled() => Err(SendError::Interrupted),
         };
         sent.duration = begun.elapsed();
-        if let Ok(reply) = &mut sent.result {
-            // What a provider repeats of our secrets must not get into an event.
-            for secret in [Some(&signature), sent.token.as_ref()].into_iter().flatten() {
-                blot_out(&mut reply.body, secret.expose_secret().as_bytes());
-            }
-        }
         sent
     }
 
@@ -185,15 +178,15 @@ impl Gateway for Arc<Account> {
         self.tokens.forget(token).await
     }
 
-    fn learn(&self, call: &Learnt<'_>) {
+    fn note_call(&self, call: &Called<'_>) {
         self.metrics.call(&self.settings.name, call);
         {
             let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
             let date = call.sent.result.as_ref().ok().and_then(|reply| reply.date);
-            if let Some(skew) = date.map(|date| skew(date, call.sent)) {
-                seen.clock_skew = Some(skew);
+            if let Some(date) = date {
+                seen.clock_skew = Some(skew(date, call.sent.at, call.sent.duration));
             }
-            if call.sign != Sign::Good {
+            if call.health != Health::Good {
                 let what = match (&call.sent.result, call.code) {
                     (_, Some(code)) => code.to_string(),
                     (Ok(reply), None) => format!("HTTP {} with no response code", reply.http_status),
@@ -202,38 +195,28 @@ impl Gateway for Arc<Account> {
                 seen.last_error = Some((call.sent.at, format!("{}: {what}", call.operation.name())));
             }
         }
-        self.tell(self.gate.call(call.sign));
-        if call.operation == Operation::Cancel && call.verdict.is_accepted() {
-            self.tell(self.gate.accepted());
-        }
     }
 
-    fn denied(&self, command: &str) {
-        self.tell(self.gate.denied(command));
+    type Claim = (Claim, Era);
+
+    async fn claim(&self, names: Vec<String>, redelivered: bool) -> Option<Self::Claim> {
+        let limit = if redelivered { CLAIM_AGAIN_WITHIN } else { CLAIM_WITHIN };
+        let claim = self.claims.claim(names, limit).await?;
+        Some((claim, self.gate.era()))
     }
 
-    type Claim = Claim;
-
-    async fn claim(&self, names: Vec<String>) -> Option<Claim> {
-        self.claims.claim(names, CLAIM_WITHIN).await
+    fn note_visit(&self, (_, era): &Self::Claim, news: News<'_>) {
+        self.tell(self.gate.hear(*era, news));
     }
 }
 
-/// The provider's clock less ours, in seconds. A Date has whole seconds, and was written some time during the call.
-fn skew(date: DateTime<Utc>, sent: &Sent) -> f64 {
-    let (halfway, half_a_second) = (sent.duration / 2, TimeDelta::milliseconds(500));
-    let ours = sent.at + TimeDelta::from_std(halfway).unwrap_or_default();
-    (date + half_a_second - ours).as_seconds_f64()
-}
-
-fn blot_out(text: &mut [u8], secret: &[u8]) {
-    let mut at = 0;
-    while !secret.is_empty() && at + secret.len() <= text.len() {
-        if text[at..].starts_with(secret) {
-            text[at..at + secret.len()].fill(b'*');
-        }
-        at += 1;
-    }
+/// The provider's clock less ours, in seconds, as far as an answer shows it: a Date has whole seconds, and was written some
+/// time during the call.
+pub fn skew(date: DateTime<Utc>, sent: DateTime<Utc>, duration: Duration) -> f64 {
+    let answered = sent + TimeDelta::from_std(duration).unwrap_or_default();
+    let behind = (date + TimeDelta::seconds(1) - sent).min(TimeDelta::zero());
+    let ahead = (date - answered).max(TimeDelta::zero());
+    (behind + ahead).as_seconds_f64()
 }
 
 /// The clock of this machine, and real chance.
@@ -262,27 +245,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_secret_that_is_repeated_is_blotted_out() {
-        let mut text = br#"{"responseMessage":"bad signature abc+/=, abc+/=!"}"#.to_vec();
-        blot_out(&mut text, b"abc+/=");
-        assert_eq!(text, br#"{"responseMessage":"bad signature ******, ******!"}"#);
-        blot_out(&mut text, b"");
-        blot_out(&mut text[..2], b"longer than the text");
-    }
-
-    #[test]
-    fn the_clocks_are_compared_at_the_middle_of_the_call() {
+    fn only_what_the_clocks_cannot_explain_is_skew() {
         let at = DateTime::from_timestamp(1_000_000, 0).unwrap();
-        let sent = Sent {
-            token_call: None,
-            token: None,
-            at,
-            duration: Duration::from_secs(4),
-            result: Err(SendError::Stopping),
-        };
-        let skew = |seconds: i64| skew(at + TimeDelta::seconds(seconds), &sent);
-        assert!((skew(2) - 0.5).abs() < 1e-9);
-        assert!((skew(1) + 0.5).abs() < 1e-9);
-        assert!((skew(302) - 300.5).abs() < 1e-9);
+        let skew = |seconds: i64| skew(at + TimeDelta::seconds(seconds), at, Duration::from_secs(20));
+        for during_the_call in [-1, 0, 7, 20] {
+            assert_eq!(skew(during_the_call), 0.0);
+        }
+        assert_eq!(skew(320), 300.0);
+        assert_eq!(skew(-301), -300.0);
     }
 }

@@ -29,9 +29,9 @@ type Work = extract::State<Arc<Worker>>;
 
 async fn metrics(extract::State(worker): Work) -> impl IntoResponse {
     for account in &worker.accounts {
-        let (gate, seen) = (&account.gate, account.seen());
-        let (name, state) = (&account.settings.name, gate.breaker().0);
-        worker.metrics.account(name, gate.in_flight(), state, gate.is_paused(), seen.clock_skew);
+        let (view, seen) = (account.gate.view(), account.seen());
+        let (name, in_flight) = (&account.settings.name, account.gate.in_flight());
+        worker.metrics.account(name, in_flight, view.breaker, view.paused, seen.clock_skew);
     }
     worker.metrics.broker(worker.broker.is_connected(), worker.broker.is_blocked());
     match worker.metrics.text() {
@@ -52,20 +52,21 @@ async fn ready(extract::State(worker): Work) -> (StatusCode, String) {
 async fn status(extract::State(worker): Work) -> Json<Value> {
     let accounts = worker.accounts.iter().map(|account| {
         let (gate, seen, settings) = (&account.gate, account.seen(), &account.settings);
-        let (state, left) = gate.breaker();
-        let breaker = match state {
+        let view = gate.view();
+        let breaker = match view.breaker {
             State::Closed => json!({ "state": "closed" }),
             State::Trying { why, .. } => json!({ "state": "trying", "because": why.name() }),
             State::Resting { why, .. } => {
-                json!({ "state": "resting", "because": why.name(), "triesInMs": left.as_millis() as u64 })
+                let left = view.rest_left.unwrap_or_default().as_millis() as u64;
+                json!({ "state": "resting", "because": why.name(), "triesInMs": left })
             }
         };
         let mut status = json!({
             "account": settings.name,
             "provider": settings.partner.profile.name,
-            "state": if gate.is_paused() { "paused" } else { "active" },
+            "state": if view.paused { "paused" } else { "active" },
             "breaker": breaker,
-            "consuming": gate.is_registered(),
+            "consuming": view.consuming,
             "inFlight": gate.in_flight(),
             "maxInFlight": gate.limit,
         });
@@ -84,6 +85,6 @@ async fn status(extract::State(worker): Work) -> Json<Value> {
         "lacks": lacks,
         "broker": { "connected": worker.broker.is_connected(), "blocked": worker.broker.is_blocked() },
         "accounts": accounts.collect::<Vec<_>>(),
-        "strays": { "consuming": worker.strays.is_registered(), "inFlight": worker.strays.in_flight() },
+        "strays": { "consuming": worker.strays.view().consuming, "inFlight": worker.strays.in_flight() },
     }))
 }

@@ -31,7 +31,6 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
-use tokio::sync::Notify;
 
 /// A broker that says nothing for twice this many seconds is taken for lost, unless the address says otherwise.
 const HEARTBEAT_S: u16 = 10;
@@ -62,7 +61,6 @@ impl AmqpError {
 pub struct Standing {
     connected: AtomicBool,
     blocked: AtomicBool,
-    unblocked: Notify,
 }
 
 impl Standing {
@@ -73,9 +71,6 @@ impl Standing {
 
     pub fn set_connected(&self, connected: bool) {
         self.connected.store(connected, Ordering::Relaxed);
-        if !connected {
-            self.set_blocked(false);
-        }
     }
 
     /// The broker takes no messages now (memory or disk alarm).
@@ -85,22 +80,6 @@ impl Standing {
 
     pub fn set_blocked(&self, blocked: bool) {
         self.blocked.store(blocked, Ordering::Relaxed);
-        if !blocked {
-            self.unblocked.notify_waiters();
-        }
-    }
-
-    /// Waits while the broker takes no messages.
-    pub async fn until_unblocked(&self) {
-        loop {
-            let unblocked = self.unblocked.notified();
-            tokio::pin!(unblocked);
-            unblocked.as_mut().enable();
-            if !self.is_blocked() {
-                return;
-            }
-            unblocked.await;
-        }
     }
 }
 

@@ -106,9 +106,9 @@ pub async fn main() -> ExitCode {
         None => Err(no_settings()),
     };
     let done = match cli.command {
-        Command::Run => match settings() {
-            Ok(settings) => run::run(settings, cli.config.clone().unwrap_or_default()).await,
-            Err(failure) => Err(failure),
+        Command::Run => match config {
+            Some(path) => run::run(path).await,
+            None => Err(no_settings()),
         },
         Command::Check(arguments) => match settings() {
             Ok(settings) => check::run(&settings, arguments).await,

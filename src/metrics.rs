@@ -4,7 +4,7 @@
 use crate::{
     breaker::State,
     outcome::Cause,
-    pipeline::Learnt,
+    pipeline::Called,
     snap::{Operation, SendError},
     verdict::Verdict,
 };
@@ -79,7 +79,11 @@ impl Metrics {
         )?;
         let results =
             counter("results_total", "Result events that the broker confirmed.", &["account", "outcome", "cause"])?;
-        let calls = counter("calls_total", "Requests to the provider.", &["account", "operation", "verdict"])?;
+        let calls = counter(
+            "calls_total",
+            "Calls to the provider, those included that could not be sent.",
+            &["account", "operation", "verdict"],
+        )?;
         let call_duration = histogram(
             "call_duration_seconds",
             "From sending a request to its answer or failure.",
@@ -203,7 +207,7 @@ impl Metrics {
     }
 
     /// A call has ended.
-    pub fn call(&self, account: &str, call: &Learnt<'_>) {
+    pub fn call(&self, account: &str, call: &Called<'_>) {
         let observe = |operation: Operation, verdict: &str, duration: Duration| {
             self.calls.with_label_values(&[account, operation.name(), verdict]).inc();
             self.call_duration.with_label_values(&[account, operation.name()]).observe(duration.as_secs_f64());

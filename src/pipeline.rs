@@ -17,7 +17,7 @@ pub use strays::Strays;
 use attempt::Visit;
 
 use crate::{
-    breaker::Sign,
+    breaker::{Health, News},
     command::{CancelCommand, Terms},
     event::{About, Event, Finish, Said, Subject},
     message::{Carried, Message},
@@ -54,14 +54,15 @@ pub trait Gateway: Send + Sync {
     ) -> impl Future<Output = Sent> + Send;
     /// This token is not accepted: the next call must have another. False if another had taken its place already.
     fn forget_token(&self, token: &SecretString) -> impl Future<Output = bool> + Send;
+    /// Holds a transaction in hand, for one visit to the provider.
+    type Claim: Send + Sync;
+    /// Takes a transaction in hand under all the names that it has; `None` if another command of it takes too long. A command
+    /// that is delivered again waits for longer, because the other may be itself.
+    fn claim(&self, names: Vec<String>, redelivered: bool) -> impl Future<Output = Option<Self::Claim>> + Send;
     /// A call has ended so.
-    fn learn(&self, call: &Learnt<'_>);
-    /// The provider refuses us, and not for anything in this command, which is known by its digest.
-    fn denied(&self, command: &str);
-    /// Holds a transaction in hand.
-    type Claim: Send;
-    /// Takes a transaction in hand under all the names that it has; `None` if another command of it takes too long.
-    fn claim(&self, names: Vec<String>) -> impl Future<Output = Option<Self::Claim>> + Send;
+    fn note_call(&self, call: &Called<'_>);
+    /// The visit has ended, and says this of the provider.
+    fn note_visit(&self, claim: &Self::Claim, news: News<'_>);
 }
 
 /// What became of a request.
@@ -78,11 +79,11 @@ pub struct Sent {
 
 /// What one call showed.
 #[derive(Debug, Clone, Copy)]
-pub struct Learnt<'a> {
+pub struct Called<'a> {
     pub operation: Operation,
     pub verdict: Verdict,
-    /// What it says of the provider's health.
-    pub sign: Sign,
+    /// What it says of the provider.
+    pub health: Health,
     pub sent: &'a Sent,
     pub code: Option<Code>,
 }
@@ -200,9 +201,9 @@ impl<G: Gateway, O: Outbox, W: World> Pipeline<G, O, W> {
                 Step::Finish(Finish { ambiguous: false, ..self.decision(rejection.cause(), &progress, None) })
             }
             (None, Ok(command)) => {
-                claim = self.gateway.claim(names_of(command)).await;
-                match claim {
-                    Some(_) => Visit::new(self, message, command, &mut progress).attempt().await,
+                claim = self.gateway.claim(names_of(command), message.redelivered).await;
+                match &claim {
+                    Some(claim) => Visit::new(self, message, command, &mut progress).attempt(claim).await,
                     None => self.wait_for_another(&mut progress),
                 }
             }

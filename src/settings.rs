@@ -100,6 +100,15 @@ pub struct Account {
     pub confirm_cancel: bool,
 }
 
+impl Account {
+    /// How many commands are worked on at the same time: no more than could each have a call within 20 s at the account's rate.
+    pub fn at_once(&self) -> u16 {
+        let turns = self.max_requests_per_second.map_or(f64::MAX, |rate| (rate * 20.0).max(1.0));
+        // A float that is too large becomes the largest number.
+        self.max_in_flight.min(turns as u16)
+    }
+}
+
 /// One thing that is wrong, where, and how to mend it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {

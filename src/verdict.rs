@@ -4,7 +4,7 @@
 //! a case means for a cancel is our reading of it. A profile can override single codes.
 
 use crate::{
-    breaker::Sign,
+    breaker::Health,
     outcome::Cause,
     snap::{
         Code, Operation, Reply, SendError,
@@ -198,18 +198,18 @@ pub fn of_query(result: Outcome<'_>, asked: Asked<'_>, call: &QueryCall) -> Verd
     }
 }
 
-/// What a call says of the provider's health.
-pub fn sign(result: Outcome<'_>, operation: Operation, verdict: Verdict) -> Sign {
+/// What a call says of the provider.
+pub fn health(result: Outcome<'_>, operation: Operation, verdict: Verdict) -> Health {
     match (result, verdict) {
         (Err(SendError::NotSent(_) | SendError::NoToken(_) | SendError::TimedOut(_) | SendError::Broken(_)), _) => {
-            Sign::Bad
+            Health::Bad
         }
         (Err(SendError::TokenRefused(_) | SendError::Interrupted | SendError::TooLate | SendError::Stopping), _)
-        | (Ok(_), Verdict::Token | Verdict::Unauthorized | Verdict::Misconfigured { .. }) => Sign::Neither,
-        (Ok((reply, _)), _) if reply.http_status == 429 || reply.http_status >= 500 => Sign::Bad,
+        | (Ok(_), Verdict::Token | Verdict::Unauthorized | Verdict::Misconfigured { .. }) => Health::Untold,
+        (Ok((reply, _)), _) if reply.http_status == 429 || reply.http_status >= 500 => Health::Bad,
         (Ok((reply, answer)), _) => match readable_code(reply, answer, operation) {
-            Some(_) => Sign::Good,
-            None => Sign::Bad,
+            Some(_) => Health::Good,
+            None => Health::Bad,
         },
     }
 }

@@ -48,29 +48,55 @@ impl Worker {
             lacks.push("there is no connection to the broker".to_owned());
         }
         for account in &self.accounts {
-            if !account.gate.is_as_it_should_be() {
+            if !account.gate.view().as_it_should_be {
                 lacks.push(format!("the commands of {} are not consumed", account.settings.name));
             }
         }
-        if !self.strays.is_as_it_should_be() {
+        if !self.strays.view().as_it_should_be {
             lacks.push("strays are not consumed".to_owned());
         }
         lacks
     }
 
-    /// Takes over from new settings what can change while the worker runs: which accounts are paused.
+    /// Takes over from new settings what can change while the worker runs, which is what accounts are paused, and says what
+    /// else has changed.
     pub fn renew(&self, new: &Settings) {
+        let mut later = Vec::new();
         for account in &self.accounts {
             let name = &account.settings.name;
-            let Some(new) = new.accounts.iter().find(|new| new.name == *name) else { continue };
-            let paused = new.state == State::Paused;
-            if account.gate.pause(paused) {
-                let what = if paused { "is paused: its commands wait in RabbitMQ" } else { "is active again" };
-                info!(account = name, "the account {what}");
+            let Some(new) = new.accounts.iter().find(|new| new.name == *name) else {
+                later.push(format!("{name} is gone"));
+                continue;
+            };
+            account.gate.pause(new.state == State::Paused);
+            if !account.settings.partner.has_the_keys_of(&new.partner) {
+                later.push(format!("{name} has other keys"));
             }
         }
-        if new.apart_from_states != self.settings.apart_from_states {
-            warn!("other settings have changed, too; they take effect when the worker is started anew");
+        let is_known = |name: &String| self.accounts.iter().any(|account| account.settings.name == *name);
+        later.extend(new.account_names().iter().filter(|name| !is_known(name)).map(|name| format!("{name} is new")));
+        if later.is_empty() && new.apart_from_states != self.settings.apart_from_states {
+            later.push("other settings have changed".to_owned());
         }
+        if !later.is_empty() {
+            warn!(changes = later.join("; "), "these changes take effect when the worker is started anew");
+        }
+        let paused = self.accounts.iter().filter(|account| account.gate.view().paused);
+        let paused: Vec<_> = paused.map(|account| account.settings.name.as_str()).collect();
+        info!(paused = paused.join(", "), "the settings were read anew");
+    }
+
+    /// Whether the broker takes messages: without that, no command is begun, because nothing could be told of it.
+    pub fn set_blocked(&self, blocked: bool) {
+        self.broker.set_blocked(blocked);
+        for gate in self.accounts.iter().map(|account| &account.gate).chain([&self.strays]) {
+            gate.block(blocked);
+        }
+    }
+
+    /// Whether there is a connection to publish on.
+    pub fn set_connected(&self, connected: bool) {
+        self.broker.set_connected(connected);
+        self.set_blocked(false);
     }
 }

@@ -220,7 +220,8 @@ async fn requests_are_spaced_out() {
     let place = Place::at(
         Broker::shared(),
         "http://127.0.0.1:9",
-        &account("shop", &provider, "max_requests_per_second = 20.0\nmax_in_flight = 64\n"),
+        &(account("shop", &provider, "max_requests_per_second = 20.0\nmax_in_flight = 64\n")
+            + &account("slow", &provider, "max_requests_per_second = 0.5\n")),
     );
     let worker = place.worker().await;
     let client = place.client().await;
@@ -235,6 +236,7 @@ async fn requests_are_spaced_out() {
         assert!(took > Duration::from_millis(800), "twenty calls in {took:?}");
     }
     assert_eq!(status(&worker, "shop").await["maxInFlight"], 64);
+    assert_eq!(status(&worker, "slow").await["maxInFlight"], 10, "no more than have a turn soon");
 }
 
 #[tokio::test]
@@ -250,7 +252,8 @@ async fn an_account_is_paused_and_resumed_without_a_restart() {
     publish(&client, "other", "early", 3).await;
     events.wait(3, SOON).await;
     assert_eq!((told(&events, "other", "canceled"), shop.book().calls.len()), (3, 0));
-    assert_eq!(status(&worker, "shop").await["state"], "paused");
+    let seen = status(&worker, "shop").await;
+    assert_eq!((&seen["state"], &seen["consuming"]), (&json!("paused"), &json!(false)));
     assert_eq!(worker.metric("qris_cancel_paused{account=\"shop\"}").await, 1.0);
 
     let text = read(&place.config);
@@ -264,12 +267,18 @@ async fn an_account_is_paused_and_resumed_without_a_restart() {
     worker.signal("-HUP");
     events.wait(6, SOON).await;
     assert_eq!(told(&events, "shop", "canceled"), 3);
-    worker.wait_for_log("other settings have changed, too", SOON).await;
+    worker.wait_for_log("other settings have changed", SOON).await;
     assert_eq!(status(&worker, "shop").await["state"], "active");
 
     std::fs::write(&place.config, text).unwrap();
     worker.signal("-HUP");
-    until("nobody consumes", SOON, || Box::pin(async { status(&worker, "shop").await["state"] == "paused" })).await;
+    until("nobody consumes", SOON, || {
+        Box::pin(async {
+            let seen = status(&worker, "shop").await;
+            seen["state"] == "paused" && seen["consuming"] == false
+        })
+    })
+    .await;
     publish(&client, "shop", "late", 2).await;
     publish(&client, "other", "late", 2).await;
     events.wait(8, SOON).await;
@@ -344,4 +353,135 @@ async fn wrong_keys_for_long_park_nothing() {
     assert_eq!(client.depth(&client.names.parked()).await, 0);
     let attempts: Vec<_> = events.all.iter().map(|(_, event)| event["data"]["attempts"].as_u64().unwrap()).collect();
     assert!(attempts.iter().all(|attempts| *attempts == 1), "{attempts:?}");
+}
+
+#[tokio::test]
+async fn cancels_that_fail_make_an_account_rest_however_well_queries_go() {
+    let provider = Provider::start().await;
+    provider.set(Mood::SilentToCancels);
+    let more = format!("max_in_flight = 8\n{SHORT_RESTS}[accounts.shop.retry]\nmax_attempts = 4\n")
+        .replace("timeout_ms = 1_000", "timeout_ms = 400");
+    let place = Place::at(Broker::shared(), "http://127.0.0.1:9", &account("shop", &provider, &more));
+    let worker = place.worker().await;
+    let client = place.client().await;
+    let mut events = client.collect().await;
+    for at in 0..40 {
+        publish(&client, "shop", &format!("job-{at}"), 1).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    until("the account rests", SOON, || {
+        Box::pin(async { status(&worker, "shop").await["breaker"]["state"] != "closed" })
+    })
+    .await;
+    let before = provider.count("cancel");
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    let tried = provider.count("cancel") - before;
+    assert!(tried <= 30, "{tried} cancels while the account rests");
+    provider.set(Mood::Fine(Duration::ZERO));
+    events.wait(40, SOON).await;
+    assert_eq!(told(&events, "shop", "canceled"), 40);
+    assert_eq!(client.depth(&client.names.parked()).await, 0);
+}
+
+#[tokio::test]
+async fn a_resting_account_tries_with_one_at_a_time() {
+    let provider = Provider::start().await;
+    provider.set(Mood::Failing(Duration::from_millis(150)));
+    let place = Place::at(
+        Broker::shared(),
+        "http://127.0.0.1:9",
+        &account("shop", &provider, &format!("max_in_flight = 16\n{SHORT_RESTS}")),
+    );
+    let worker = place.worker().await;
+    let client = place.client().await;
+    let mut events = client.collect().await;
+    publish(&client, "shop", "job", 60).await;
+    worker.wait_for_log("the trial failed", SOON).await;
+    // What began before the rest has ended by now.
+    provider.book().most = 0;
+    let (before, begun) = (provider.book().calls.len(), Instant::now());
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let tried = provider.book().calls.len() - before;
+    assert_eq!(provider.book().most, 1, "trials are one at a time");
+    // A cancel and its query, after half a rest at least.
+    let most = 2 * (begun.elapsed().as_millis() as usize / 250 + 1);
+    assert!((2..=most).contains(&tried), "{tried} calls");
+    provider.set(Mood::Fine(Duration::ZERO));
+    events.wait(60, SOON).await;
+    assert_eq!(told(&events, "shop", "canceled"), 60);
+}
+
+#[tokio::test]
+async fn a_long_call_holds_up_nobody_when_an_account_is_resumed() {
+    let provider = Provider::start().await;
+    provider.set(Mood::Fine(Duration::from_secs(6)));
+    let more = account("shop", &provider, "").replace("timeout_ms = 1_000", "timeout_ms = 9_000");
+    let place = Place::at(Broker::shared(), "http://127.0.0.1:9", &more);
+    let worker = place.worker().await;
+    let client = place.client().await;
+    let mut events = client.collect().await;
+    publish(&client, "shop", "long", 1).await;
+    until("the call runs", SOON, || Box::pin(async { provider.count("cancel") == 1 })).await;
+    provider.set(Mood::Fine(Duration::ZERO));
+    let text = read(&place.config);
+    for (state, consuming) in [("paused", false), ("active", true)] {
+        let settings = text.replace("[accounts.shop]", &format!("[accounts.shop]\nstate = \"{state}\""));
+        std::fs::write(&place.config, settings).unwrap();
+        worker.signal("-HUP");
+        until(state, SOON, || Box::pin(async { status(&worker, "shop").await["consuming"] == consuming })).await;
+    }
+    publish(&client, "shop", "short", 5).await;
+    events.wait(5, Duration::from_secs(4)).await;
+    assert!(!events.all.iter().any(|(_, event)| event["data"]["jobId"] == "long-0"), "the long call was not long");
+    events.wait(6, SOON).await;
+    assert_eq!(told(&events, "shop", "canceled"), 6);
+}
+
+#[tokio::test]
+async fn many_commands_of_one_transaction_leave_room_for_others() {
+    let provider = Provider::start().await;
+    provider.set(Mood::Fine(Duration::from_millis(700)));
+    let place = Place::at(Broker::shared(), "http://127.0.0.1:9", &account("shop", &provider, "max_in_flight = 4\n"));
+    let _worker = place.worker().await;
+    let client = place.client().await;
+    let mut events = client.collect().await;
+    for at in 0..20 {
+        assert!(client.publish("shop", &command(&format!("same-{at}"), "R-same")).await);
+    }
+    publish(&client, "shop", "other", 1).await;
+    // One after another, the twenty take fourteen seconds.
+    let begun = Instant::now();
+    events.of("other-0", SOON).await;
+    assert!(begun.elapsed() < Duration::from_secs(9), "{:?}", begun.elapsed());
+    events.wait(21, SOON * 2).await;
+    assert_eq!(told(&events, "shop", "canceled"), 21);
+    assert_eq!(provider.book().most_for_one, 1);
+}
+
+#[tokio::test]
+async fn nothing_is_held_while_the_broker_takes_no_messages() {
+    let provider = Provider::start().await;
+    let broker = Broker::own();
+    let place = Place::at(&broker, "http://127.0.0.1:9", &account("shop", &provider, ""));
+    let worker = place.worker().await;
+    let client = place.client().await;
+    let mut events = client.collect().await;
+    publish(&client, "shop", "before", 5).await;
+    events.wait(5, SOON).await;
+    // A broker in alarm blocks a connection when it publishes: this command is put into retry again and again.
+    provider.set(Mood::Failing(Duration::ZERO));
+    publish(&client, "shop", "retried", 1).await;
+    broker.ctl(&["set_vm_memory_high_watermark", "0.000001"]);
+    until("the broker is in alarm", SOON, || {
+        Box::pin(async { worker.metric("qris_cancel_broker_blocked").await == 1.0 })
+    })
+    .await;
+    until("nobody consumes", SOON, || Box::pin(async { status(&worker, "shop").await["consuming"] == false })).await;
+    assert_eq!(worker.page("/readyz").await.0, 200);
+    broker.ctl(&["set_vm_memory_high_watermark", "0.6"]);
+
+    provider.set(Mood::Fine(Duration::ZERO));
+    publish(&client, "shop", "after", 5).await;
+    events.wait(11, SOON).await;
+    assert_eq!(told(&events, "shop", "canceled"), 11);
 }

@@ -10,6 +10,7 @@ mod model;
 use chrono::TimeDelta;
 use doubles::{Answer, COMMAND, Nack, Story, canceled, code, message, not_sent, start, status, timeout, with};
 use qris_cancel_worker::{
+    breaker::Health,
     message::{Carried, DeadLetter, Origin},
     outcome::Cause,
     pipeline::{Ending::*, NotConfirmed},
@@ -447,7 +448,7 @@ async fn the_account_is_to_blame_unless_the_command_brought_the_merchant() {
         (&own, code("4037719"), 0),
         (&own, code("4037701"), 1),
         (COMMAND, code("4047708"), 1),
-        (COMMAND, Answer::error(SendError::TokenRefused("4017300".into())), 1),
+        (COMMAND, Answer::error(SendError::TokenRefused("4017300".into())).after_a_token_call(), 1),
     ] {
         let mut story = Story::at("aspi", command);
         story.partner_mut().merchant.merchant_id = Some("M-0".into());
@@ -466,6 +467,40 @@ async fn the_account_is_to_blame_unless_the_command_brought_the_merchant() {
     let story = Story::new().redelivered();
     story.attempt([code("4015100"), code("4015100")]).await.unwrap();
     assert_eq!(story.rig.state().denials, 1);
+}
+
+#[tokio::test]
+async fn a_visit_is_one_piece_of_news_and_a_cancel_says_more_than_a_query() {
+    use Health::{Bad, Good, Untold};
+    use Operation::{Cancel, Query};
+    let unheard = || Answer::error(SendError::NoToken("a moment ago".into()));
+    let cases: [(bool, Vec<Answer>, (Operation, Health)); 9] = [
+        (false, vec![canceled()], (Cancel, Good)),
+        (false, vec![timeout(), status("01")], (Cancel, Bad)),
+        (false, vec![code("4047714"), timeout()], (Cancel, Good)),
+        (true, vec![status("05")], (Query, Good)),
+        (true, vec![timeout()], (Query, Bad)),
+        (true, vec![status("01"), not_sent()], (Cancel, Bad)),
+        (false, vec![code("4017700"), canceled()], (Cancel, Good)),
+        (false, vec![code("4017700"), code("4017700")], (Cancel, Untold)),
+        (false, vec![unheard()], (Cancel, Untold)),
+    ];
+    for (redelivered, answers, expected) in cases {
+        let story = if redelivered { Story::new().redelivered() } else { Story::new() };
+        story.attempt(answers.clone()).await.unwrap();
+        assert_eq!(story.rig.state().news, [expected], "{answers:?}");
+        assert_eq!(story.rig.state().claimed_again, redelivered);
+    }
+    // Who fetched in vain tells of it, once for all who were told so by it.
+    let story = Story::new();
+    story.attempt([unheard().after_a_token_call()]).await.unwrap();
+    assert_eq!(story.rig.state().news, [(Cancel, Bad)]);
+    for (told, denials) in [(false, 0), (true, 1)] {
+        let story = Story::new();
+        let refused = Answer::error(SendError::TokenRefused("4017300".into()));
+        story.attempt([if told { refused.after_a_token_call() } else { refused }]).await.unwrap();
+        assert_eq!(story.rig.state().denials, denials);
+    }
 }
 
 // Limits of one worker.
@@ -500,10 +535,10 @@ async fn a_command_whose_transaction_is_in_hand_too_long_comes_again_and_is_not_
 async fn no_call_begins_when_the_visit_has_taken_a_minute() {
     let slow = || {
         let story = Story::new();
-        story.rig.state().takes = Duration::from_secs(55);
+        story.rig.state().takes = Duration::from_secs(40);
         story
     };
-    // The second call begins after 55 s and ends after 110 s; then it is not repeated.
+    // The second call begins after 40 s and ends after 80 s; then it is not repeated.
     let mut story = slow();
     assert_eq!(story.attempt([timeout(), code("4015100")]).await, Ok(Scheduled(Later::QueryFailed)));
     let (progress, _) = story.waiting();

@@ -1,13 +1,13 @@
 //! How much is taken from a queue now: all that there is room for, one command at a time, or nothing.
 
 use crate::{
-    breaker::{Breaker, Rules, Sign, State},
+    breaker::{Breaker, News, Rules, State},
     settings,
 };
 use std::{
     sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -15,6 +15,9 @@ use tokio::{
     sync::{Notify, OwnedSemaphorePermit, Semaphore},
     time::Instant,
 };
+
+/// Between two ways of taking there is a moment without a consumer; so long it is none that is missed.
+const SWITCH_WITHIN: Duration = Duration::from_secs(5);
 
 /// How commands are taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,109 +33,140 @@ pub struct Gate {
     pub limit: u16,
     slots: Arc<Semaphore>,
     working: AtomicUsize,
-    breaker: Mutex<Breaker>,
-    paused: AtomicBool,
-    /// Whether the broker has our consumer.
-    registered: AtomicBool,
+    inner: Mutex<Inner>,
     changed: Notify,
     started: Instant,
 }
 
+struct Inner {
+    breaker: Breaker,
+    /// The settings say so.
+    paused: bool,
+    /// The broker takes no messages, so that nothing could be told.
+    blocked: bool,
+    consumer: Consumer,
+}
+
+/// Whether the broker has our consumer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Consumer {
+    Registered,
+    /// Left off on purpose, or about to begin, since then.
+    Switching(Instant),
+    Missing,
+}
+
+/// How a gate stands at one moment.
+#[derive(Debug, Clone, Copy)]
+pub struct View {
+    pub taking: Taking,
+    pub paused: bool,
+    pub breaker: State,
+    /// How long a rest still takes.
+    pub rest_left: Option<Duration>,
+    pub consuming: bool,
+    /// The queue is consumed, or on purpose is not.
+    pub as_it_should_be: bool,
+}
+
 impl Gate {
     pub fn new(limit: u16, rules: Rules, state: settings::State) -> Self {
+        let inner = Inner {
+            breaker: Breaker::new(rules),
+            paused: state == settings::State::Paused,
+            blocked: false,
+            consumer: Consumer::Missing,
+        };
         Self {
             limit,
             slots: Arc::new(Semaphore::new(limit.into())),
             working: AtomicUsize::new(0),
-            breaker: Mutex::new(Breaker::new(rules)),
-            paused: AtomicBool::new(state == settings::State::Paused),
-            registered: AtomicBool::new(false),
+            inner: Mutex::new(inner),
             changed: Notify::new(),
             started: Instant::now(),
         }
     }
 
-    /// A gate that nothing closes.
+    /// A gate without an account: only the broker closes it.
     pub fn open(limit: u16) -> Self {
         Self::new(limit, Rules::default(), settings::State::Active)
     }
 
-    pub fn is_paused(&self) -> bool {
-        self.paused.load(Ordering::Relaxed)
-    }
-
-    /// True if that is a change.
-    pub fn pause(&self, paused: bool) -> bool {
-        let changed = self.paused.swap(paused, Ordering::Relaxed) != paused;
-        self.changed.notify_waiters();
-        changed
-    }
-
-    /// The breaker's state now, and how long a rest still takes.
-    pub fn breaker(&self) -> (State, Duration) {
-        self.with(|breaker, now| {
-            let state = breaker.state(now);
-            let left =
-                if let State::Resting { until, .. } = state { until.saturating_sub(now) } else { Duration::ZERO };
-            (state, left)
-        })
-    }
-
-    pub fn taking(&self) -> Taking {
-        match self.breaker().0 {
-            _ if self.is_paused() => Taking::Nothing,
+    pub fn view(&self) -> View {
+        let now = self.started.elapsed();
+        let mut inner = self.lock();
+        let breaker = inner.breaker.state(now);
+        let rest_left = if let State::Resting { until, .. } = breaker { Some(until.saturating_sub(now)) } else { None };
+        let taking = match breaker {
+            _ if inner.paused || inner.blocked => Taking::Nothing,
             State::Closed => Taking::All,
             State::Trying { .. } => Taking::One,
             State::Resting { .. } => Taking::Nothing,
-        }
+        };
+        let consuming = inner.consumer == Consumer::Registered;
+        let as_it_should_be = match inner.consumer {
+            _ if taking == Taking::Nothing => true,
+            Consumer::Registered => true,
+            Consumer::Switching(since) => since.elapsed() < SWITCH_WITHIN,
+            Consumer::Missing => false,
+        };
+        View { taking, paused: inner.paused, breaker, rest_left, consuming, as_it_should_be }
     }
 
     /// Waits until commands are taken otherwise than so.
-    pub async fn until_other_than(&self, taking: Taking) -> Taking {
+    pub async fn until_other_than(&self, taking: Taking) {
         loop {
             let changed = self.changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
-            let now = self.taking();
-            if now != taking {
-                return now;
+            let view = self.view();
+            if view.taking != taking {
+                return;
             }
-            // A rest ends by itself; otherwise somebody says so.
-            let (state, left) = self.breaker();
-            let rests = matches!(state, State::Resting { .. });
-            tokio::select! {
-                () = changed => {}
-                () = tokio::time::sleep(left), if rests && !self.is_paused() => {}
+            // A rest ends by itself; of everything else somebody tells.
+            match view.rest_left {
+                Some(left) => tokio::select! {
+                    () = changed => {}
+                    () = tokio::time::sleep(left) => {}
+                },
+                None => changed.await,
             }
         }
     }
 
-    /// A call has ended: the states before and after.
-    pub fn call(&self, sign: Sign) -> (State, State) {
-        self.change(|breaker, now| breaker.call(sign, now, fastrand::f64()))
+    /// What the settings say; true if that is a change.
+    pub fn pause(&self, paused: bool) -> bool {
+        self.change(|inner, _| std::mem::replace(&mut inner.paused, paused) != paused)
     }
 
-    /// The provider has refused this command for reasons that lie in the account.
-    pub fn denied(&self, command: &str) -> (State, State) {
-        self.change(|breaker, now| breaker.denied(command, now, fastrand::f64()))
+    /// Whether the broker takes messages.
+    pub fn block(&self, blocked: bool) {
+        self.change(|inner, _| inner.blocked = blocked);
     }
 
-    /// The provider has let a command in.
-    pub fn accepted(&self) -> (State, State) {
-        self.change(|breaker, _| breaker.accepted())
+    /// What visits that begin now belong to.
+    pub fn era(&self) -> u32 {
+        self.lock().breaker.era()
     }
 
-    /// Whether the queue is consumed, or not on purpose.
-    pub fn is_as_it_should_be(&self) -> bool {
-        self.is_registered() || self.taking() != Taking::All
+    /// A visit that began in this era has ended: the breaker's states before and after.
+    pub fn hear(&self, era: u32, news: News<'_>) -> (State, State) {
+        self.change(|inner, now| {
+            let before = inner.breaker.state(now);
+            inner.breaker.hear(era, news, now, fastrand::f64());
+            (before, inner.breaker.state(now))
+        })
     }
 
-    pub fn is_registered(&self) -> bool {
-        self.registered.load(Ordering::Relaxed)
+    /// A consumer is about to begin.
+    pub fn begin_consuming(&self) {
+        self.lock().consumer = Consumer::Switching(Instant::now());
     }
 
-    pub fn set_registered(&self, registered: bool) {
-        self.registered.store(registered, Ordering::Relaxed);
+    /// The broker has our consumer, until this is dropped. Dropped without [`Registered::leave`], it is missing.
+    pub fn registered(self: &Arc<Self>) -> Registered {
+        self.lock().consumer = Consumer::Registered;
+        Registered { gate: self.clone(), after: Consumer::Missing }
     }
 
     /// Waits for room to work on one more message.
@@ -151,22 +185,34 @@ impl Gate {
         self.working.load(Ordering::Relaxed)
     }
 
-    fn change(&self, act: impl FnOnce(&mut Breaker, Duration)) -> (State, State) {
-        let (before, after) = self.with(|breaker, now| {
-            let before = breaker.state(now);
-            act(breaker, now);
-            (before, breaker.state(now))
-        });
-        if before != after {
-            self.changed.notify_waiters();
-        }
-        (before, after)
+    fn change<T>(&self, act: impl FnOnce(&mut Inner, Duration) -> T) -> T {
+        let done = act(&mut self.lock(), self.started.elapsed());
+        self.changed.notify_waiters();
+        done
     }
 
-    fn with<T>(&self, act: impl FnOnce(&mut Breaker, Duration) -> T) -> T {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
         // Nothing in there can panic half-way.
-        let mut breaker = self.breaker.lock().unwrap_or_else(PoisonError::into_inner);
-        act(&mut breaker, self.started.elapsed())
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A consumer that the broker has.
+pub struct Registered {
+    gate: Arc<Gate>,
+    after: Consumer,
+}
+
+impl Registered {
+    /// It is left off on purpose.
+    pub fn leave(mut self) {
+        self.after = Consumer::Switching(Instant::now());
+    }
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        self.gate.lock().consumer = self.after;
     }
 }
 
@@ -188,28 +234,72 @@ impl Drop for Working {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{breaker::Health, snap::Operation};
+
+    fn gate() -> Arc<Gate> {
+        Arc::new(Gate::new(4, Rules { calls: 1, ..Rules::default() }, settings::State::Active))
+    }
+
+    fn call(gate: &Gate, health: Health) {
+        gate.hear(gate.era(), News { operation: Operation::Cancel, health, accepted: false, denied: None });
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_rest_ends_by_itself_and_a_pause_when_somebody_says_so() {
-        let rules = Rules { calls: 1, ..Rules::default() };
-        let gate = Gate::new(4, rules, settings::State::Active);
-        assert_eq!(gate.taking(), Taking::All);
-        gate.call(Sign::Bad);
-        assert_eq!(gate.taking(), Taking::Nothing);
-        assert!(gate.is_as_it_should_be());
-        assert_eq!(gate.until_other_than(Taking::Nothing).await, Taking::One);
+        let gate = gate();
+        assert_eq!(gate.view().taking, Taking::All);
+        call(&gate, Health::Bad);
+        assert_eq!(gate.view().taking, Taking::Nothing);
+        gate.until_other_than(Taking::Nothing).await;
+        assert_eq!(gate.view().taking, Taking::One);
         gate.pause(true);
-        assert_eq!(gate.until_other_than(Taking::One).await, Taking::Nothing);
+        gate.until_other_than(Taking::One).await;
         let waiting = async {
             tokio::time::sleep(Duration::from_secs(3600)).await;
             gate.pause(false);
         };
-        let (taking, ()) = tokio::join!(gate.until_other_than(Taking::Nothing), waiting);
-        assert_eq!(taking, Taking::One, "what the breaker says still holds");
-        for _ in 0..3 {
-            gate.call(Sign::Good);
+        tokio::join!(gate.until_other_than(Taking::Nothing), waiting);
+        assert_eq!(gate.view().taking, Taking::One, "what the breaker says still holds");
+        (0..3).for_each(|_| call(&gate, Health::Good));
+        assert_eq!(gate.view().taking, Taking::All);
+        gate.block(true);
+        assert_eq!(gate.view().taking, Taking::Nothing);
+        gate.block(false);
+        gate.until_other_than(Taking::Nothing).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn nobody_sleeps_through_the_end_of_a_rest() {
+        let rules =
+            Rules { calls: 1, initial: Duration::from_millis(2), max: Duration::from_millis(2), ..Rules::default() };
+        let gate = Gate::new(4, rules, settings::State::Active);
+        for _ in 0..200 {
+            call(&gate, Health::Bad);
+            // Begins to wait in the last moment of the rest.
+            while gate.view().rest_left.is_some_and(|left| left > Duration::from_micros(fastrand::u64(0..30))) {
+                std::hint::spin_loop();
+            }
+            let waiting = (0..20).map(|_| gate.until_other_than(Taking::Nothing));
+            let all = futures_util::future::join_all(waiting);
+            tokio::time::timeout(Duration::from_secs(10), all).await.expect("somebody slept on");
         }
-        assert_eq!(gate.taking(), Taking::All);
-        assert!(!gate.is_as_it_should_be(), "nobody consumes");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_missing_consumer_is_seen_and_a_moment_between_two_is_not() {
+        let gate = gate();
+        assert!(!gate.view().as_it_should_be, "nobody has begun");
+        gate.begin_consuming();
+        assert!(gate.view().as_it_should_be);
+        gate.registered().leave();
+        assert!(!gate.view().consuming && gate.view().as_it_should_be);
+        tokio::time::sleep(SWITCH_WITHIN).await;
+        assert!(!gate.view().as_it_should_be, "it has not begun again");
+        let registered = gate.registered();
+        assert!(gate.view().consuming && gate.view().as_it_should_be);
+        drop(registered);
+        assert!(!gate.view().as_it_should_be, "it was not left off on purpose");
+        gate.pause(true);
+        assert!(gate.view().as_it_should_be, "now it is off on purpose");
     }
 }

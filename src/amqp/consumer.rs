@@ -25,9 +25,9 @@ use std::{
     time::Duration,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::{Instrument, error, info, info_span, warn};
+use tracing::{Instrument, debug, error, info, info_span, warn};
 
-/// No message is held longer: its calls and publishes have limits that add up to less, and this one holds whatever happens.
+/// No message is held longer, whatever happens. With the usual settings its waits, calls and publishes add up to less.
 const HELD_AT_MOST: Duration = Duration::from_secs(290);
 
 /// What is done with a message.
@@ -68,7 +68,8 @@ impl Shared {
     }
 }
 
-/// Consumes one queue until it is told to leave off, or a fault; then hands back what was not begun, and waits for the rest.
+/// Consumes one queue until it is told to leave off, or a fault; then hands back what was not begun. What still runs goes on as
+/// one of the tasks, and is acknowledged as it ends.
 ///
 /// # Errors
 /// When the channel or the connection failed, the broker ended the consumer, or a message had to be left unacknowledged.
@@ -86,7 +87,7 @@ pub async fn run<H: Handler>(
     channel.basic_qos(limit, BasicQosOptions::default()).await?;
     let (queue, options) = (intake.queue.as_str().into(), BasicConsumeOptions::default());
     let mut consumer = channel.basic_consume(queue, "".into(), options, FieldTable::default()).await?;
-    intake.gate.set_registered(true);
+    let registered = intake.gate.registered();
     if intake.shared.announced.load(Ordering::Relaxed) {
         info!(queue = intake.queue, limit, "consuming again");
     }
@@ -102,12 +103,16 @@ pub async fn run<H: Handler>(
     // After a fault, what still runs can no longer be acknowledged here.
     work.take(&mut consumer).await?;
     hand_back_unbegun(&channel, &mut consumer).await?;
-    work.running.close();
-    work.running.wait().await;
-    if work.torn.is_cancelled() {
-        return Err(work.left_unacknowledged());
-    }
-    channel.close(200, "done".into()).await?;
+    registered.leave();
+    let running = work.running;
+    running.close();
+    tasks.spawn(async move {
+        running.wait().await;
+        // A message that was left unacknowledged comes again then.
+        if let Err(error) = channel.close(200, "done".into()).await {
+            debug!(%error, "a channel was closed already");
+        }
+    });
     Ok(())
 }
 
@@ -127,25 +132,26 @@ impl<H: Handler> Work<'_, H> {
     async fn take(&self, consumer: &mut Consumer) -> Result<(), AmqpError> {
         let Intake { queue, gate, shared, .. } = self.intake;
         loop {
-            let next = async {
-                shared.worker.broker.until_unblocked().await;
-                (gate.room().await, consumer.next().await)
-            };
-            let (room, delivery) = tokio::select! {
+            let delivery = tokio::select! {
                 biased;
                 () = self.until.cancelled() => return Ok(()),
                 () = shared.broken.cancelled() => return Err(AmqpError::session_is_broken(queue)),
                 () = self.torn.cancelled() => return Err(self.left_unacknowledged()),
-                next = next => next,
+                delivery = consumer.next() => delivery,
             };
-            match delivery {
-                Some(Ok(delivery)) => self.begin(delivery, gate.begin(room)),
-                Some(Err(error)) => return Err(error.into()),
-                None => {
-                    let reason = "the broker ended the consumer (was the queue deleted?)";
-                    return Err(AmqpError::Consuming { queue: queue.clone(), reason });
-                }
-            }
+            let Some(delivery) = delivery.transpose()? else {
+                let reason = "the broker ended the consumer (was the queue deleted?)";
+                return Err(AmqpError::Consuming { queue: queue.clone(), reason });
+            };
+            // There is none only while commands of an earlier session still run.
+            let room = tokio::select! {
+                biased;
+                () = self.until.cancelled() => return hand_back(&delivery).await,
+                () = shared.broken.cancelled() => return Err(AmqpError::session_is_broken(queue)),
+                () = self.torn.cancelled() => return Err(self.left_unacknowledged()),
+                room = gate.room() => room,
+            };
+            self.begin(delivery, gate.begin(room));
         }
     }
 
@@ -201,10 +207,15 @@ fn since_first_seen(message: &Message) -> Duration {
 async fn hand_back_unbegun(channel: &Channel, consumer: &mut Consumer) -> Result<(), AmqpError> {
     channel.basic_cancel(consumer.tag(), BasicCancelOptions::default()).await?;
     while let Ok(Some(Ok(delivery))) = tokio::time::timeout(Duration::from_secs(5), consumer.next()).await {
-        let requeue = BasicNackOptions { requeue: true, ..Default::default() };
-        if !delivery.acker.nack(requeue).await? {
-            warn!("a command that was not begun could not be handed back; the broker will do it");
-        }
+        hand_back(&delivery).await?;
+    }
+    Ok(())
+}
+
+async fn hand_back(delivery: &Delivery) -> Result<(), AmqpError> {
+    let requeue = BasicNackOptions { requeue: true, ..Default::default() };
+    if !delivery.acker.nack(requeue).await? {
+        warn!("a command that was not begun could not be handed back; the broker will do it");
     }
     Ok(())
 }

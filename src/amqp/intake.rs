@@ -44,7 +44,6 @@ impl Intake {
         loop {
             let (begun, tasks) = (Instant::now(), TaskTracker::new());
             let ended = self.connected(&handler, one_by_one, &tasks, prepared).await;
-            self.gate.set_registered(false);
             tasks.close();
             if self.shared.stop.soon.is_cancelled() {
                 tasks.wait().await;
@@ -106,6 +105,11 @@ impl Intake {
             self.consume(&connection, handler, one_by_one, tasks).await
         };
         let ended = ended.await;
+        if ended.is_ok() {
+            // What still runs is acknowledged on this connection.
+            tasks.close();
+            tasks.wait().await;
+        }
         close(&connection).await;
         ended
     }
@@ -124,16 +128,17 @@ impl Intake {
             if stop.soon.is_cancelled() || (one_by_one && leaving.is_elapsed()) {
                 return Ok(());
             }
-            let taking = self.gate.taking();
+            let taking = self.gate.view().taking;
             if taking == Taking::Nothing {
                 self.shared.announce();
                 tokio::select! {
-                    _ = self.gate.until_other_than(taking) => continue,
+                    () = self.gate.until_other_than(taking) => continue,
                     () = stop.soon.cancelled() => return Ok(()),
                     () = broken.cancelled() => return Err(AmqpError::session_is_broken(&self.queue)),
                 }
             }
             let limit = if one_by_one || taking == Taking::One { 1 } else { self.gate.limit };
+            self.gate.begin_consuming();
             let until = CancellationToken::new();
             let consuming = consumer::run(connection, self, limit, handler, tasks, &until);
             tokio::pin!(consuming);
@@ -141,7 +146,7 @@ impl Intake {
                 ended = &mut consuming => ended?,
                 () = async {
                     tokio::select! {
-                        _ = self.gate.until_other_than(taking) => {}
+                        () = self.gate.until_other_than(taking) => {}
                         () = stop.soon.cancelled() => {}
                         () = &mut leaving, if one_by_one => {}
                     }

@@ -42,7 +42,7 @@ pub async fn run(worker: &Arc<Worker>) -> Result<(), AmqpError> {
     loop {
         let begun = Instant::now();
         let ended = session(worker, &mut first).await;
-        worker.broker.set_connected(false);
+        worker.set_connected(false);
         match ended {
             Ok(()) => return Ok(()),
             Err(error @ AmqpError::Topology(_)) if first => return Err(error),
@@ -101,7 +101,7 @@ async fn session(worker: &Arc<Worker>, first: &mut bool) -> Result<(), AmqpError
         stop.clone(),
     )
     .await?;
-    broker.set_connected(true);
+    worker.set_connected(true);
 
     let intake = |queue: String, gate: &Arc<Gate>| Intake {
         amqp: settings.amqp.clone(),
@@ -151,11 +151,11 @@ fn watch(publishing: &Arc<Connection>, shared: &Shared) {
             match event {
                 Some(Event::ConnectionBlocked(reason)) => {
                     warn!(reason, "the broker takes no messages now; waiting");
-                    shared.worker.broker.set_blocked(true);
+                    shared.worker.set_blocked(true);
                 }
                 Some(Event::ConnectionUnblocked) => {
                     info!("the broker takes messages again");
-                    shared.worker.broker.set_blocked(false);
+                    shared.worker.set_blocked(false);
                 }
                 // Our own closing is told this way, too.
                 Some(Event::Error(_)) if shared.stop.soon.is_cancelled() => {}

@@ -140,7 +140,9 @@ fn about_account(account: &Account) -> String {
         "limits",
         format!(
             "{} in flight{rate}; {:?} to connect, {:?} a call; TLS {tls} or later",
-            account.max_in_flight, account.client.connect_timeout, account.client.timeout
+            account.at_once(),
+            account.client.connect_timeout,
+            account.client.timeout
         ),
     ));
     let policy = &account.policy;

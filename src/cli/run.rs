@@ -1,22 +1,32 @@
 //! `run`: the worker.
 
 use super::Failure;
-use crate::{admin, amqp::session, settings::Settings, shutdown::Stop, telemetry, worker::Worker};
-use std::{path::PathBuf, sync::Arc};
+use crate::{
+    admin,
+    amqp::session,
+    settings::{Settings, State},
+    shutdown::Stop,
+    telemetry,
+    worker::Worker,
+};
+use std::{path::Path, sync::Arc};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
 };
 use tracing::{error, info};
 
-pub async fn run(settings: Settings, path: PathBuf) -> Result<(), Failure> {
+pub async fn run(path: &Path) -> Result<(), Failure> {
+    let signals = |e: std::io::Error| Failure::Unavailable(format!("signals: {e}"));
+    // First of all, because without a listener this signal ends the process.
+    let mut hang_ups = signal(SignalKind::hangup()).map_err(signals)?;
+    let settings = Settings::load(path)?;
     telemetry::start(&settings.log).map_err(Failure::Usage)?;
-    let stop = Stop::on_signals(settings.grace).map_err(|e| Failure::Unavailable(format!("signals: {e}")))?;
+    let stop = Stop::on_signals(settings.grace).map_err(signals)?;
     let listen = settings.listen;
     let unavailable = |e: std::io::Error| {
-        Failure::Unavailable(format!(
-            "http.listen {listen}: {e}; set another with QRIS_CANCEL__HTTP__LISTEN=127.0.0.1:PORT"
-        ))
+        let mend = "set another with QRIS_CANCEL__HTTP__LISTEN=127.0.0.1:PORT";
+        Failure::Unavailable(format!("http.listen {listen}: {e}; {mend}"))
     };
     let listener = TcpListener::bind(listen).await.map_err(unavailable)?;
     info!(address = %listener.local_addr().map_err(unavailable)?, "metrics and status are served");
@@ -27,13 +37,12 @@ pub async fn run(settings: Settings, path: PathBuf) -> Result<(), Failure> {
             provider = profile.name,
             notes = profile.notes.join(" "),
             query = account.partner.query.is_some(),
-            paused = account.state == crate::settings::State::Paused,
+            paused = account.state == State::Paused,
             "account"
         );
     }
     let worker = Arc::new(Worker::new(settings, stop).map_err(Failure::Unavailable)?);
-    let mut hang_ups = signal(SignalKind::hangup()).map_err(|e| Failure::Unavailable(format!("signals: {e}")))?;
-    let renewed = worker.clone();
+    let (renewed, path) = (worker.clone(), path.to_owned());
     tokio::spawn(async move {
         while hang_ups.recv().await.is_some() {
             match Settings::load(&path) {

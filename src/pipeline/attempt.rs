@@ -2,8 +2,9 @@
 //!
 //! An ambiguous command is queried before it is cancelled again. What a cancel leaves open is settled by a query at once.
 
-use super::{Gateway, Learnt, Outbox, Pipeline, Step, World};
+use super::{Called, Gateway, Outbox, Pipeline, Step, World};
 use crate::{
+    breaker::{Health, News},
     command::CancelCommand,
     message::Message,
     outcome::Cause,
@@ -23,7 +24,7 @@ use tracing::debug;
 
 /// No call of a visit begins later than this after its first: a visit is several calls, and a delivery must not be held for
 /// more than five minutes.
-const CALLS_BEGIN_WITHIN: TimeDelta = TimeDelta::seconds(60);
+const CALLS_BEGIN_WITHIN: TimeDelta = TimeDelta::seconds(45);
 
 /// One visit to the provider for a command.
 pub(super) struct Visit<'a, G, O, W> {
@@ -41,7 +42,13 @@ pub(super) struct Visit<'a, G, O, W> {
     asked_at: Option<DateTime<Utc>>,
     /// The provider did not let this visit's cancel in.
     cancel_denied: bool,
-    /// That we were not let in says nothing of the account: it was not tried again, or another call had found it out.
+    /// What this visit says of the provider: that of its last cancel, else of its last query.
+    told: Option<(Operation, Health)>,
+    /// A cancel was let in.
+    accepted: bool,
+    /// We were not let in, and that lies in the account.
+    denied: bool,
+    /// That the last call was not let in says nothing of the account: it was not tried again, or another call had found it out.
     excused: bool,
     /// The worker had to stop in the middle.
     interrupted: bool,
@@ -66,13 +73,26 @@ impl<'a, G: Gateway, O: Outbox, W: World> Visit<'a, G, O, W> {
             retry_after: None,
             asked_at: None,
             cancel_denied: false,
+            told: None,
+            accepted: false,
+            denied: false,
             excused: false,
             interrupted: false,
             pending: false,
         }
     }
 
-    pub(super) async fn attempt(mut self) -> Step {
+    pub(super) async fn attempt(mut self, claim: &G::Claim) -> Step {
+        let step = self.visit().await;
+        if let Some((operation, health)) = self.told {
+            let digest = self.denied.then(|| hex::encode(Sha256::digest(&self.message.body)));
+            let news = News { operation, health, accepted: self.accepted, denied: digest.as_deref() };
+            self.pipeline.gateway.note_visit(claim, news);
+        }
+        step
+    }
+
+    async fn visit(&mut self) -> Step {
         if self.can_query() && (self.progress.ambiguous || self.progress.query_first) {
             match self.query().await {
                 Verdict::Status(Status::Open) => {}
@@ -118,7 +138,7 @@ impl<'a, G: Gateway, O: Outbox, W: World> Visit<'a, G, O, W> {
             Verdict::CutOff => self.later(Later::CutOff),
             Verdict::Misconfigured { merchant } => {
                 self.cancel_denied = true;
-                self.denied(merchant);
+                self.deny(merchant);
                 self.later(Later::Misconfigured)
             }
             _ => self.later(Later::Busy),
@@ -126,12 +146,12 @@ impl<'a, G: Gateway, O: Outbox, W: World> Visit<'a, G, O, W> {
     }
 
     /// The provider has answered the cancel, or not: a query says how the transaction stands.
-    async fn settle_by_query(mut self, still_open: Later) -> Step {
+    async fn settle_by_query(&mut self, still_open: Later) -> Step {
         let verdict = self.query().await;
         self.after_query(verdict, still_open)
     }
 
-    fn after_query(self, verdict: Verdict, still_open: Later) -> Step {
+    fn after_query(&mut self, verdict: Verdict, still_open: Later) -> Step {
         // A command that is not ambiguous is cancelled again without asking first only where a query has just said "open".
         self.progress.query_first = verdict != Verdict::Status(Status::Open);
         match verdict {
@@ -145,7 +165,7 @@ impl<'a, G: Gateway, O: Outbox, W: World> Visit<'a, G, O, W> {
             Verdict::Status(Status::Paying) => self.later(Later::Paying),
             Verdict::Status(Status::NotFound) => self.later(Later::NotFound),
             Verdict::Misconfigured { merchant } => {
-                self.denied(merchant);
+                self.deny(merchant);
                 self.later(Later::Misconfigured)
             }
             _ => self.later(Later::QueryFailed),
@@ -153,15 +173,13 @@ impl<'a, G: Gateway, O: Outbox, W: World> Visit<'a, G, O, W> {
     }
 
     /// The provider refuses us: that lies in the account, unless it objects to merchant fields which the command brought.
-    fn denied(&self, merchant: bool) {
+    fn deny(&mut self, merchant: bool) {
         let own_fault = merchant && self.command.own_merchant_fields;
-        if !(self.excused || own_fault) {
-            self.pipeline.gateway.denied(&hex::encode(Sha256::digest(&self.message.body)));
-        }
+        self.denied |= !(self.excused || own_fault);
     }
 
     /// Lets the command wait for its next attempt, or gives it up when this was its last.
-    fn later(self, why: Later) -> Step {
+    fn later(&mut self, why: Later) -> Step {
         let why = if self.interrupted { Later::Interrupted } else { why };
         match why {
             // The command is not to blame, unless the provider has taken a cancel of the account since it last refused this one.
@@ -186,7 +204,7 @@ impl<'a, G: Gateway, O: Outbox, W: World> Visit<'a, G, O, W> {
         time.is_some_and(|time| passed > time.timestamp_millis())
     }
 
-    fn give_up(self, why: Later) -> Step {
+    fn give_up(&self, why: Later) -> Step {
         let cause = self.cause_of_giving_up(why);
         Step::Finish(self.pipeline.decision(cause, self.progress, self.answer.as_ref()))
     }
@@ -207,7 +225,7 @@ impl<'a, G: Gateway, O: Outbox, W: World> Visit<'a, G, O, W> {
     }
 
     /// This visit, if the provider was asked at all, was the command's last attempt.
-    fn end(self, cause: Cause) -> Step {
+    fn end(&mut self, cause: Cause) -> Step {
         self.progress.attempts += u32::from(self.asked_at.is_some());
         Step::Finish(self.pipeline.decision(cause, self.progress, self.answer.as_ref()))
     }
@@ -231,6 +249,7 @@ impl<'a, G: Gateway, O: Outbox, W: World> Visit<'a, G, O, W> {
     /// One call; with a new token, or a fresh timestamp, once more at once if that is what the provider asks for.
     async fn call(&mut self, operation: Operation) -> Verdict {
         let (mut renewed, mut repeated) = (false, false);
+        self.excused = false;
         loop {
             let now = self.pipeline.world.now();
             if now - *self.asked_at.get_or_insert(now) > CALLS_BEGIN_WITHIN {
@@ -291,8 +310,15 @@ impl<'a, G: Gateway, O: Outbox, W: World> Visit<'a, G, O, W> {
             pipeline.accepted_at.fetch_max(sent.at.timestamp_millis(), Ordering::Relaxed);
         }
         let code = answer.as_ref().and_then(|answer| answer.code);
-        let sign = verdict::sign(result, operation, verdict);
-        pipeline.gateway.learn(&Learnt { operation, verdict, sign, sent: &sent, code });
+        // Only the call that tried to fetch a token in vain tells of that; others were told by it.
+        let no_token = matches!(sent.result, Err(SendError::NoToken(_) | SendError::TokenRefused(_)));
+        self.excused = no_token && sent.token_call.is_none();
+        let health = if self.excused { Health::Untold } else { verdict::health(result, operation, verdict) };
+        pipeline.gateway.note_call(&Called { operation, verdict, health, sent: &sent, code });
+        if operation == Operation::Cancel || self.told.is_none_or(|(before, _)| before != Operation::Cancel) {
+            self.told = Some((operation, health));
+        }
+        self.accepted |= operation == Operation::Cancel && verdict.is_accepted();
         debug!(
             operation = operation.name(),
             verdict = verdict.name(),

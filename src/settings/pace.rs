@@ -31,8 +31,8 @@ impl Reader<'_> {
                 "must be at most 60000: an attempt is several calls, and no delivery may be held for more than five minutes",
             );
         }
-        if let Some(rate) = raw.max_requests_per_second.filter(|rate| !(0.01..=100_000.0).contains(rate)) {
-            let reason = format!("must be 0.01 to 100000; found {rate}; leave it out for no limit");
+        if let Some(rate) = raw.max_requests_per_second.filter(|rate| !(0.1..=100_000.0).contains(rate)) {
+            let reason = format!("must be 0.1 to 100000; found {rate}; leave it out for no limit");
             self.problem(&key("max_requests_per_second"), reason);
         }
     }

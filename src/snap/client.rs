@@ -136,6 +136,7 @@ impl Client {
         if head > MAX_HEAD {
             return Err(SendError::NotSent(format!("the headers are longer than {MAX_HEAD} bytes")));
         }
+        let secrets = secrets_of(&request);
         let ticket = Ticket::default();
         let body = Body { bytes: Some(request.body.into()), ticket: ticket.clone() };
         let failed = |e: reqwest::Error| match e {
@@ -155,6 +156,10 @@ impl Client {
                 return Err(SendError::Broken(format!("the answer is longer than {MAX_BODY} bytes")));
             }
             body.extend_from_slice(&chunk);
+        }
+        // What a provider repeats of our secrets must not get into a log or an event.
+        for secret in &secrets {
+            blot_out(&mut body, secret);
         }
         Ok(Reply { http_status, body, retry_after, date })
     }
@@ -250,6 +255,23 @@ fn identity(chain: &[u8], key: &SecretString) -> Result<Identity, String> {
     Identity::from_pem(&pem).map_err(|e| format!("cert_file or key_file cannot be read: {}", chain_of(&e)))
 }
 
+/// The signature and the token, and both as JSON with escaped slashes has them.
+fn secrets_of(request: &SignedRequest) -> Vec<String> {
+    let plain = [Some(&request.signature), request.token.as_ref()].into_iter().flatten();
+    let plain = plain.map(|secret| secret.expose_secret()).filter(|secret| !secret.is_empty());
+    plain.flat_map(|secret| [secret.to_owned(), secret.replace('/', "\\/")]).collect()
+}
+
+fn blot_out(text: &mut [u8], secret: &str) {
+    let mut at = 0;
+    while at + secret.len() <= text.len() {
+        if text[at..].starts_with(secret.as_bytes()) {
+            text[at..at + secret.len()].fill(b'*');
+        }
+        at += 1;
+    }
+}
+
 fn date(headers: &header::HeaderMap) -> Option<DateTime<Utc>> {
     DateTime::parse_from_rfc2822(headers.get(header::DATE)?.to_str().ok()?).ok().map(|date| date.to_utc())
 }
@@ -269,6 +291,14 @@ fn chain_of(error: &dyn std::error::Error) -> String {
 mod tests {
     use super::*;
     use tokio::{io::AsyncReadExt, net::TcpListener};
+
+    #[test]
+    fn a_secret_that_is_repeated_is_blotted_out() {
+        let mut text = br#"{"responseMessage":"bad signature abc+/=, abc+/=!"}"#.to_vec();
+        blot_out(&mut text, "abc+/=");
+        assert_eq!(text, br#"{"responseMessage":"bad signature ******, ******!"}"#);
+        blot_out(&mut text[..2], "longer than the text");
+    }
 
     #[tokio::test]
     async fn without_the_ticket_no_byte_is_written() {

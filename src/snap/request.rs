@@ -90,12 +90,21 @@ pub struct SignedRequest {
     /// What was signed and the result, for whoever compares signatures.
     pub string_to_sign: SecretString,
     pub signature: SecretString,
+    /// The access token that it carries.
+    pub token: Option<SecretString>,
 }
 
 impl Partner {
     /// Whether calls carry an access token.
     pub fn needs_token(&self) -> bool {
         self.profile.needs_token(self.mode)
+    }
+
+    /// Whether the other was made with the same keys.
+    pub fn has_the_keys_of(&self, other: &Self) -> bool {
+        let key = |partner: &Self| partner.private_key.as_ref().map(PrivateKey::fingerprint);
+        let secret = |partner: &Self| partner.client_secret.as_ref().map(|secret| secret.expose_secret().to_owned());
+        key(self) == key(other) && secret(self) == secret(other) && self.ids.client_key == other.ids.client_key
     }
 
     /// Which values the account lacks: a setting's name, and why it is needed.
@@ -177,6 +186,7 @@ impl Partner {
             body,
             string_to_sign: string_to_sign.into(),
             signature: signature.into(),
+            token: token.cloned(),
         }
     }
 
@@ -198,6 +208,7 @@ impl Partner {
             body,
             string_to_sign: string_to_sign.into(),
             signature: signature.into(),
+            token: None,
         })
     }
 

@@ -444,15 +444,15 @@ fn a_provider_is_healthy_while_it_answers_and_knows_us() {
         let reply = reply(http_status, body.as_bytes());
         let answer = Answer::read(&reply.body);
         let result: Outcome<'_> = Ok((&reply, answer.as_ref()));
-        sign(result, Operation::Cancel, of_cancel(result, ASKED, &profile("aspi").codes))
+        health(result, Operation::Cancel, of_cancel(result, ASKED, &profile("aspi").codes))
     };
     let of_error = |error: SendError| {
         let result: Outcome<'_> = Err(&error);
-        sign(result, Operation::Cancel, of_cancel(result, ASKED, &profile("aspi").codes))
+        health(result, Operation::Cancel, of_cancel(result, ASKED, &profile("aspi").codes))
     };
-    for (expected, signs) in [
+    for (expected, told) in [
         (
-            Sign::Good,
+            Health::Good,
             vec![
                 of(200, &coded(2007700)),
                 of(202, &coded(2027700)),
@@ -463,7 +463,7 @@ fn a_provider_is_healthy_while_it_answers_and_knows_us() {
             ],
         ),
         (
-            Sign::Bad,
+            Health::Bad,
             vec![
                 of(500, &coded(5007700)),
                 of(504, &coded(5047700)),
@@ -477,7 +477,7 @@ fn a_provider_is_healthy_while_it_answers_and_knows_us() {
             ],
         ),
         (
-            Sign::Bad,
+            Health::Bad,
             vec![
                 of_error(SendError::NotSent(String::new())),
                 of_error(SendError::NoToken(String::new())),
@@ -486,7 +486,7 @@ fn a_provider_is_healthy_while_it_answers_and_knows_us() {
             ],
         ),
         (
-            Sign::Neither,
+            Health::Untold,
             vec![
                 of(401, &coded(4017700)),
                 of(401, &coded(4017701)),
@@ -496,7 +496,7 @@ fn a_provider_is_healthy_while_it_answers_and_knows_us() {
             ],
         ),
         (
-            Sign::Neither,
+            Health::Untold,
             vec![
                 of_error(SendError::TokenRefused(String::new())),
                 of_error(SendError::Interrupted),
@@ -505,8 +505,8 @@ fn a_provider_is_healthy_while_it_answers_and_knows_us() {
             ],
         ),
     ] {
-        for (at, sign) in signs.into_iter().enumerate() {
-            assert_eq!(sign, expected, "number {at} of those that are {expected:?}");
+        for (at, told) in told.into_iter().enumerate() {
+            assert_eq!(told, expected, "number {at} of those that are {expected:?}");
         }
     }
 }

@@ -23,6 +23,10 @@ pub enum Mood {
     Fine(Duration),
     /// Not within any time limit, and nothing is done.
     Silent,
+    /// Cancels are answered so, queries as they should be.
+    SilentToCancels,
+    /// 503, this late.
+    Failing(Duration),
     /// 401 with the code of a wrong signature.
     Unauthorized,
 }
@@ -141,7 +145,12 @@ async fn answer(State(book): State<Arc<Mutex<Book>>>, uri: Uri, body: Bytes) -> 
     let running = Running::begin(&book, operation, &reference, &body);
     let silent = Duration::from_secs(3600);
     let (status, answer) = match (running.mood, operation) {
-        (Mood::Silent, _) => {
+        (Mood::Failing(late), _) => {
+            tokio::time::sleep(late).await;
+            return StatusCode::SERVICE_UNAVAILABLE.into_response();
+        }
+        (Mood::SilentToCancels, "query" | "token") => fine(&book, operation, &reference, &body),
+        (Mood::Silent | Mood::SilentToCancels, _) => {
             tokio::time::sleep(silent).await;
             return StatusCode::SERVICE_UNAVAILABLE.into_response();
         }

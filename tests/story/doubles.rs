@@ -3,10 +3,10 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 use qris_cancel_worker::{
-    breaker::Sign,
+    breaker::{Health, News},
     event::{Event, Finish},
     message::{Carried, Message, Origin, Properties},
-    pipeline::{Ending, Gateway, Learnt, NotConfirmed, Outbox, Pipeline, Sent, Strays, World},
+    pipeline::{Called, Ending, Gateway, NotConfirmed, Outbox, Pipeline, Sent, Strays, World},
     retry::{CallRecord, Policy, Progress},
     snap::{
         Operation, Reply, SendError,
@@ -121,13 +121,14 @@ pub struct State {
     pub in_hand: bool,
     /// The names of the transaction that was taken in hand, and the last effect before it was let go.
     pub claimed: Vec<String>,
+    pub claimed_again: bool,
     pub released_after: Option<String>,
     /// Another command's call found out before that the token is not accepted.
     pub token_was_forgotten: bool,
     /// How often the account, not the command, was to blame.
     pub denials: u32,
-    /// What each call said of the provider's health.
-    pub signs: Vec<Sign>,
+    /// What each visit said of the provider.
+    pub news: Vec<(Operation, Health)>,
     /// What waits in a retry bucket: what it carries, and for how long.
     pub waiting: Option<(Progress, Duration)>,
     pub events: Vec<Event>,
@@ -152,10 +153,11 @@ impl Rig {
             nacks: Vec::new(),
             in_hand: false,
             claimed: Vec::new(),
+            claimed_again: false,
             released_after: None,
             token_was_forgotten: false,
             denials: 0,
-            signs: Vec::new(),
+            news: Vec::new(),
             waiting: None,
             events: Vec::new(),
             parked: Vec::new(),
@@ -234,19 +236,19 @@ impl Gateway for Rig {
         !state.token_was_forgotten
     }
 
-    fn learn(&self, call: &Learnt<'_>) {
-        self.state().signs.push(call.sign);
-    }
+    fn note_call(&self, _: &Called<'_>) {}
 
-    fn denied(&self, _: &str) {
-        self.state().denials += 1;
+    fn note_visit(&self, _: &Held, news: News<'_>) {
+        let mut state = self.state();
+        state.denials += u32::from(news.denied.is_some());
+        state.news.push((news.operation, news.health));
     }
 
     type Claim = Held;
 
-    async fn claim(&self, names: Vec<String>) -> Option<Held> {
+    async fn claim(&self, names: Vec<String>, redelivered: bool) -> Option<Held> {
         let mut state = self.state();
-        state.claimed = names;
+        (state.claimed, state.claimed_again) = (names, redelivered);
         (!state.in_hand).then(|| Held(self.clone()))
     }
 }

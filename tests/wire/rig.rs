@@ -36,6 +36,7 @@ pub fn request(url: &str) -> SignedRequest {
         body: b"{\"reason\":\"x\"}".to_vec(),
         string_to_sign: "".into(),
         signature: "".into(),
+        token: None,
     }
 }
 
