@@ -7,22 +7,52 @@ use axum::{
     response::IntoResponse,
     routing::get,
 };
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
 use serde_json::{Value, json};
-use std::sync::Arc;
-use tokio::net::TcpListener;
+use std::{sync::Arc, time::Duration};
+use tokio::{net::TcpListener, sync::Semaphore};
+use tracing::debug;
+
+/// More at the same time have to wait: these pages must not cost a payment worker its descriptors.
+const CONNECTIONS: usize = 64;
+/// No connection is kept for longer; Prometheus makes a new one.
+const CONNECTION_FOR: Duration = Duration::from_secs(60);
 
 /// Answers until the process ends.
-///
-/// # Errors
-/// When the listener fails.
-pub async fn serve(listener: TcpListener, worker: Arc<Worker>) -> std::io::Result<()> {
+pub async fn serve(listener: TcpListener, worker: Arc<Worker>) {
     let pages = Router::new()
         .route("/metrics", get(metrics))
         .route("/livez", get(async || "alive\n"))
         .route("/readyz", get(ready))
         .route("/status", get(status))
         .with_state(worker);
-    axum::serve(listener, pages).await
+    let room = Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        let permit = room.clone().acquire_owned().await.expect("the semaphore is never closed");
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                debug!(%error, "a connection to the operators' pages was not accepted");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let service = TowerToHyperService::new(pages.clone());
+        tokio::spawn(async move {
+            let mut server = http1::Builder::new();
+            server.timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(10));
+            let connection = server.serve_connection(TokioIo::new(stream), service);
+            match tokio::time::timeout(CONNECTION_FOR, connection).await {
+                Ok(Ok(())) | Err(_) => {}
+                Ok(Err(error)) => debug!(%error, "a connection to the operators' pages broke off"),
+            }
+            drop(permit);
+        });
+    }
 }
 
 type Work = extract::State<Arc<Worker>>;

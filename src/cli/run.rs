@@ -51,12 +51,7 @@ pub async fn run(path: &Path) -> Result<(), Failure> {
             }
         }
     });
-    let operators = worker.clone();
-    tokio::spawn(async move {
-        if let Err(error) = admin::serve(listener, operators).await {
-            error!(%error, "metrics and status are no longer served");
-        }
-    });
+    tokio::spawn(admin::serve(listener, worker.clone()));
     session::run(&worker).await?;
     info!("stopped");
     Ok(())

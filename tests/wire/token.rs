@@ -2,7 +2,7 @@
 
 use crate::rig::{client, http, read_request, server};
 use qris_cancel_worker::snap::{
-    SendError,
+    Operation, SendError,
     key::PrivateKey,
     profile::{BUILT_IN, Profile, SigningMode},
     request::{Ids, MerchantDefaults, Partner, Route},
@@ -117,4 +117,36 @@ async fn a_token_endpoint_that_is_down_is_not_stormed() {
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert!(tokens.get(&partner, &client, now).await.is_err());
     assert_eq!(fetches.load(Ordering::SeqCst), 2, "after a pause it is asked again");
+}
+
+#[tokio::test]
+async fn what_a_provider_repeats_of_our_secrets_is_blotted_out() {
+    for escape in [false, true] {
+        let (url, _) = server(move |mut stream| async move {
+            while let Some(request) = read_request(&mut stream).await {
+                let signature = request.lines().find_map(|line| {
+                    let (name, value) = line.split_once(": ")?;
+                    name.eq_ignore_ascii_case("x-signature").then_some(value)
+                });
+                let mut message = format!("bad signature {}", signature.expect("it is signed"));
+                if escape {
+                    message = message.replace('/', "\\/");
+                }
+                let body = format!(r#"{{"responseCode":"4017300","responseMessage":"{message}"}}"#);
+                stream.write_all(http("401 Unauthorized", "", &body).as_bytes()).await.ok();
+            }
+        })
+        .await;
+        let (partner, client, tokens) = (partner(&url.replace("/cancel", "")), client(), Tokens::default());
+        let (error, _) = tokens.get(&partner, &client, now).await.err().unwrap();
+        let SendError::TokenRefused(said) = error else { panic!("{error}") };
+        assert!(said.contains("bad signature ****") && said.trim_end_matches('*').ends_with(' '), "{said}");
+        let at = chrono::Utc::now();
+        let token = "a-token-of-ours".into();
+        let call = partner.transaction(Operation::Cancel, b"{}".to_vec(), "1", Some(&token), at);
+        let signature = call.signature.expose_secret().to_owned();
+        let reply = client.send(call).await.unwrap();
+        let body = String::from_utf8(reply.body).unwrap();
+        assert!(!body.contains(&signature[..40]) && body.contains("bad signature ****"), "{body}");
+    }
 }
