@@ -134,6 +134,14 @@ async fn headers_of_a_publisher_are_not_believed_and_not_copied() {
 async fn a_retry_keeps_body_and_properties_and_nothing_else() {
     let broker = Broker::shared();
     let place = Place::at(broker, "http://127.0.0.1:9", "");
+    // Long enough that the worker has stopped, and acknowledged, before it comes back.
+    std::fs::write(
+        &place.config,
+        read(&place.config)
+            .replace("_ms = 1_000\nmax_attempts", "_ms = 4_000\nmax_attempts")
+            .replace("initial_ms = 250\nmax_ms", "initial_ms = 4_000\nmax_ms"),
+    )
+    .unwrap();
     let mut worker = place.worker().await;
     let client = place.client().await;
     let body = format!(" {}\n", command("kept", "R1"));
@@ -148,7 +156,7 @@ async fn a_retry_keeps_body_and_properties_and_nothing_else() {
         .with_headers(headers(&[("x-death", text("forged")), ("tracestate", text("a=b"))]));
     assert!(client.publish_raw(&client.names.commands(), "ifortepay", body.as_bytes(), properties).await);
     worker.wait_for_log("waits for its next attempt", SOON).await;
-    worker.kill();
+    assert_eq!(worker.stop("-TERM").await.0, 0);
     let queue = client.names.commands_of("ifortepay");
     let back = consume_one(&client.channel, &queue, SOON).await.expect("the bucket releases it");
     assert_eq!(back.data, body.as_bytes());
@@ -303,7 +311,7 @@ async fn a_delay_is_never_short_and_less_than_doubled() {
         let took = begun.elapsed();
         // A busy machine reads late; it never reads early.
         assert!(took >= delay, "{delay:?} took {took:?}");
-        assert!(took < delay * 2 + Duration::from_millis(1500), "{delay:?} took {took:?}");
+        assert!(took < delay * 2 + Duration::from_secs(5), "{delay:?} took {took:?}");
     }
 }
 
