@@ -265,6 +265,19 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_readme_lists_every_metric_and_no_other() {
+        let metrics = Metrics::new(["shop"]).unwrap();
+        metrics.account("shop", 0, State::Closed, false, Some(0.5));
+        let text = metrics.text().unwrap();
+        let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE qris_cancel_"));
+        let ours: BTreeSet<_> = types.map(|rest| rest.split(' ').next().unwrap()).collect();
+        let rows = include_str!("../README.md").lines().filter(|line| line.starts_with("| `qris_cancel_"));
+        let names = rows.flat_map(|row| row.split('|').nth(1).unwrap().split('`').skip(1).step_by(2));
+        let told: BTreeSet<_> = names.map(|name| name.strip_prefix("qris_cancel_").unwrap()).collect();
+        assert_eq!(told, ours);
+    }
+
+    #[test]
     fn everything_is_there_from_the_start_at_zero() {
         let metrics = Metrics::new(["shop"]).unwrap();
         metrics.account("shop", 3, State::Closed, false, None);
