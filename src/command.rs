@@ -477,9 +477,12 @@ fn cloud_event_data<'a>(event: &json::Borrowed<'a>, violations: &mut Vec<Violati
         }
     }
     let data = attribute("data");
-    if data.is_none() && attribute("data_base64").is_some() {
+    // Beside data it would be a second command, and nobody knows which is meant.
+    if attribute("data_base64").is_some() {
         violations.push(violation("data_base64", Cause::FieldValue, "give the command as JSON in data"));
-        return None;
+        if data.is_none() {
+            return None;
+        }
     }
     let members = data.and_then(json::members);
     if members.is_none() {

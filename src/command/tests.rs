@@ -473,6 +473,7 @@ fn a_faulty_event_around_a_command_is_refused() {
         (event(r#","data":"{}""#), "field_value", "data"),
         (event(r#","data":[]"#), "field_value", "data"),
         (event(r#","data_base64":"e30=""#), "field_value", "data_base64"),
+        (event(&format!(r#"{data},"data_base64":"e30=""#)), "field_value", "data_base64"),
     ] {
         assert_eq!(faults(&read("ifortepay", &text).unwrap_err()), [(cause, field)], "{text}");
     }
