@@ -3,11 +3,14 @@
 
 use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
-    de::{DeserializeSeed, MapAccess, SeqAccess, Visitor},
+    de::{self, DeserializeSeed, MapAccess, SeqAccess, Visitor},
     ser::SerializeMap,
 };
 use serde_json::value::RawValue;
 use std::{collections::BTreeSet, fmt};
+
+/// How deep a command may be nested. Its event is one level deeper, and has to be read by all: .NET's reader takes 64 levels.
+const MAX_DEPTH: usize = 60;
 
 /// An object's keys and the text of their values, as they came.
 pub type Borrowed<'a> = Vec<(String, &'a str)>;
@@ -111,18 +114,31 @@ fn minify(text: &str) -> String {
 /// The paths of all keys that stand twice in the same object.
 ///
 /// # Errors
-/// When the text is not JSON, is nested deeper than 127 levels, or holds a number that no computer format can.
+/// When the text is not JSON, is nested deeper than [`MAX_DEPTH`] levels, or holds a number that no computer format can.
 pub fn duplicate_keys(text: &str) -> serde_json::Result<Vec<String>> {
     let mut found = Vec::new();
     let mut deserializer = serde_json::Deserializer::from_str(text);
-    Walk { path: String::new(), found: &mut found }.deserialize(&mut deserializer)?;
+    Walk { path: String::new(), depth: 0, found: &mut found }.deserialize(&mut deserializer)?;
     deserializer.end()?;
     Ok(found)
 }
 
 struct Walk<'f> {
     path: String,
+    /// Of what this value stands in.
+    depth: usize,
     found: &'f mut Vec<String>,
+}
+
+impl Walk<'_> {
+    /// The depth of a list or object.
+    fn deeper<E: de::Error>(&self) -> Result<usize, E> {
+        let depth = self.depth + 1;
+        if depth > MAX_DEPTH {
+            return Err(E::custom(format_args!("nested deeper than {MAX_DEPTH} levels")));
+        }
+        Ok(depth)
+    }
 }
 
 impl<'de> DeserializeSeed<'de> for Walk<'_> {
@@ -141,7 +157,7 @@ impl<'de> Visitor<'de> for Walk<'_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        let mut seen = BTreeSet::new();
+        let (depth, mut seen) = (self.deeper()?, BTreeSet::new());
         while let Some(key) = map.next_key::<String>()? {
             let path = match self.path.len() {
                 0 => key.chars().take(256).collect(),
@@ -152,14 +168,16 @@ impl<'de> Visitor<'de> for Walk<'_> {
             if !seen.insert(key) {
                 self.found.push(path.clone());
             }
-            map.next_value_seed(Walk { path, found: self.found })?;
+            map.next_value_seed(Walk { path, depth, found: self.found })?;
         }
         Ok(())
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
-        let mut at = 0;
-        while seq.next_element_seed(Walk { path: format!("{}[{at}]", self.path), found: self.found })?.is_some() {
+        let (depth, mut at) = (self.deeper()?, 0);
+        while let Some(()) =
+            seq.next_element_seed(Walk { path: format!("{}[{at}]", self.path), depth, found: self.found })?
+        {
             at += 1;
         }
         Ok(())
