@@ -273,7 +273,7 @@ fn blot_out(text: &mut [u8], secret: &str) {
 }
 
 fn date(headers: &header::HeaderMap) -> Option<DateTime<Utc>> {
-    DateTime::parse_from_rfc2822(headers.get(header::DATE)?.to_str().ok()?).ok().map(|date| date.to_utc())
+    response::date(headers.get(header::DATE)?.to_str().ok()?)
 }
 
 /// An error with its causes, without the URL.

@@ -3,7 +3,7 @@
 
 use super::{Code, sign};
 use crate::command::Amount;
-use chrono::{DateTime, NaiveDateTime, TimeZone, Utc};
+use chrono::{DateTime, Datelike, NaiveDateTime, TimeZone, Utc};
 use serde_json::{Map, Value};
 use std::time::Duration;
 
@@ -107,7 +107,8 @@ pub fn normalised_time(text: &str) -> Option<String> {
             .find_map(|form| NaiveDateTime::parse_from_str(text, form).ok());
         sign::wib().from_local_datetime(&naive?).single()
     };
-    zoned.or_else(bare).map(|time| time.to_rfc3339_opts(chrono::SecondsFormat::AutoSi, true))
+    let written = zoned.or_else(bare).filter(|time| has_four_digits(time.year()));
+    written.map(|time| time.to_rfc3339_opts(chrono::SecondsFormat::AutoSi, true))
 }
 
 /// A Retry-After header: seconds, or a date as HTTP writes it. Longer than `cap` becomes `cap`; a date in the past is zero.
@@ -117,8 +118,17 @@ pub fn retry_after(value: &str, now: DateTime<Utc>, cap: Duration) -> Option<Dur
         // More digits than a number has are a long time, too.
         return Some(value.parse().map_or(cap, Duration::from_secs).min(cap));
     }
-    let date = DateTime::parse_from_rfc2822(value).ok()?;
-    Some((date.to_utc() - now).to_std().unwrap_or_default().min(cap))
+    Some((date(value)? - now).to_std().unwrap_or_default().min(cap))
+}
+
+/// A date as HTTP writes it.
+pub fn date(value: &str) -> Option<DateTime<Utc>> {
+    DateTime::parse_from_rfc2822(value).ok().map(|date| date.to_utc()).filter(|date| has_four_digits(date.year()))
+}
+
+/// Neither HTTP nor RFC 3339 has other years, and nobody could read back what we make of them.
+fn has_four_digits(year: i32) -> bool {
+    (1..=9999).contains(&year)
 }
 
 #[cfg(test)]
@@ -192,6 +202,7 @@ mod tests {
         assert_eq!(normalised_time("2020-10-20 17:56:57").as_deref(), Some("2020-10-20T17:56:57+07:00"));
         assert_eq!(normalised_time("2020-10-20T17:56:57Z").as_deref(), Some("2020-10-20T17:56:57Z"));
         assert_eq!(normalised_time("yesterday"), None);
+        assert_eq!(normalised_time("+12020-10-20T17:56:57"), None);
     }
 
     #[test]
@@ -204,7 +215,7 @@ mod tests {
         assert_eq!(read("Fri, 20 Nov 2026 00:01:00 GMT"), Some(60));
         assert_eq!(read("Thu, 19 Nov 2026 00:01:00 GMT"), Some(0));
         assert_eq!(read("Sat, 20 Nov 2027 00:01:00 GMT"), Some(3600));
-        for nonsense in ["", "-1", "1.5", "soon", "2026-11-20"] {
+        for nonsense in ["", "-1", "1.5", "soon", "2026-11-20", "Fri, 20 Nov 12026 00:01:00 GMT"] {
             assert_eq!(read(nonsense), None, "{nonsense}");
         }
     }
