@@ -2,7 +2,8 @@
 
 use crate::settings::{Log, LogFormat};
 use std::io::IsTerminal;
-use tracing_subscriber::EnvFilter;
+use tracing::Level;
+use tracing_subscriber::{EnvFilter, filter::filter_fn, layer::SubscriberExt, util::SubscriberInitExt};
 
 /// Starts logging.
 ///
@@ -13,9 +14,16 @@ pub fn start(log: &Log) -> Result<(), String> {
     let level = if log.level.contains("lapin") { log.level.clone() } else { format!("{},lapin=off", log.level) };
     let filter = EnvFilter::try_new(level).map_err(|e| format!("log.level {:?}: {e}", log.level))?;
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // Whatever the filter says: at this level it writes every frame, the one with the broker's password included.
+    let no_frames = filter_fn(|line| *line.level() != Level::TRACE || !line.target().starts_with("lapin"));
     match log.format {
-        LogFormat::Json => lines.json().flatten_event(true).with_current_span(true).with_span_list(false).init(),
-        LogFormat::Human => lines.compact().with_ansi(std::io::stderr().is_terminal()).init(),
+        LogFormat::Json => {
+            let lines = lines.json().flatten_event(true).with_current_span(true).with_span_list(false);
+            lines.finish().with(no_frames).init();
+        }
+        LogFormat::Human => {
+            lines.compact().with_ansi(std::io::stderr().is_terminal()).finish().with(no_frames).init();
+        }
     }
     Ok(())
 }
