@@ -1,5 +1,5 @@
 # Everything that is needed is set up by the target that needs it.
-.PHONY: build demo test check fuzz
+.PHONY: build demo test check fuzz soak
 
 build:
 	cargo build --release --locked
@@ -23,3 +23,10 @@ check:
 fuzz: FUZZ_SECONDS ?= 600
 fuzz:
 	FUZZ_SECONDS=$(FUZZ_SECONDS) cargo test --locked --test fuzz -- --nocapture
+
+# So many commands with random faults and workers that die, and a report in target/soak. Broken off, it goes on where it was.
+soak: JOBS ?= 1000000
+soak: SEED ?= 1
+soak:
+	@scripts/rabbitmq ensure
+	JOBS=$(JOBS) SEED=$(SEED) cargo bench --locked --bench soak
