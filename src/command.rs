@@ -476,16 +476,13 @@ fn cloud_event_data<'a>(event: &json::Borrowed<'a>, violations: &mut Vec<Violati
             Some(_) => {}
         }
     }
-    let data = attribute("data");
+    let (data, encoded) = (attribute("data"), attribute("data_base64"));
     // Beside data it would be a second command, and nobody knows which is meant.
-    if attribute("data_base64").is_some() {
+    if encoded.is_some() {
         violations.push(violation("data_base64", Cause::FieldValue, "give the command as JSON in data"));
-        if data.is_none() {
-            return None;
-        }
     }
     let members = data.and_then(json::members);
-    if members.is_none() {
+    if members.is_none() && (data.is_some() || encoded.is_none()) {
         violations.push(violation(
             "data",
             if data.is_some() { Cause::FieldValue } else { Cause::MissingField },
