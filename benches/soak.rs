@@ -30,7 +30,12 @@ use std::{
     time::{Duration, Instant},
 };
 use support::*;
-use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+    sync::oneshot,
+    task::JoinHandle,
+};
 
 /// So long nothing may move before a round's books are closed.
 const QUIET: Duration = Duration::from_millis(1_200);
@@ -233,6 +238,22 @@ async fn listen(client: &Client, round: Arc<Mutex<Round>>, heard: Arc<AtomicU64>
     });
 }
 
+/// Kills or stops a worker every few seconds, whatever it has in hand, until so many commands are told of. Returns the last one,
+/// and how many were killed and stopped.
+async fn die_now_and_then(soak: &Soak, mut mortal: Hand, until: usize, mut random: fastrand::Rng) -> (Hand, u64, u64) {
+    let (mut kills, mut stops) = (0, 0);
+    while soak.round().told < until {
+        tokio::time::sleep(Duration::from_secs_f64(1.0 + random.f64() * 20.0)).await;
+        let kill = random.u8(..3) > 0;
+        // A stop takes as long as what has begun; the other worker goes on.
+        let ended = tokio::task::spawn_blocking(move || mortal.end(if kill { "-KILL" } else { "-TERM" }));
+        ended.await.unwrap();
+        mortal = Hand::start(&soak.place, "mortal.log");
+        (kills, stops) = (kills + u64::from(kill), stops + u64::from(!kill));
+    }
+    (mortal, kills, stops)
+}
+
 fn sum(of: &Value) -> u64 {
     of.as_object().into_iter().flatten().filter_map(|(_, count)| count.as_u64()).sum()
 }
@@ -243,7 +264,19 @@ async fn main() {
         println!("soak: JOBS says how many commands, as in `make soak JOBS=1000000 SEED=1`");
         return;
     };
-    let order = Order { jobs, seed: number("SEED").unwrap_or(1), round: number("ROUND").unwrap_or(25_000).min(jobs) };
+    let mut terminated = signal(SignalKind::terminate()).unwrap();
+    // Broker and workers must not outlive it.
+    tokio::select! {
+        () = run(jobs) => return,
+        _ = tokio::signal::ctrl_c() => {}
+        _ = terminated.recv() => {}
+    }
+    println!("broken off; the same order goes on with the round that was not finished");
+    std::process::exit(130);
+}
+
+async fn run(jobs: u64) {
+    let order = Order { jobs, seed: number("SEED").unwrap_or(1), round: number("ROUND").unwrap_or(50_000).min(jobs) };
     let mut books = Books::open(order.clone());
     if books.rounds > 0 {
         println!("{} of {jobs} commands are done already; going on in round {}", books.done, books.rounds);
@@ -269,27 +302,10 @@ async fn main() {
         soak.prepare(size).await;
 
         let started = Instant::now();
-        let death = match random.u8(..4) {
-            0 | 1 => Some("-KILL"),
-            2 => Some("-TERM"),
-            _ => None,
-        };
-        // At its time, whatever has been done by then.
-        let dies_at = Duration::from_secs_f64(1.0 + random.f64() * 5.0);
-        let mut mortal = std::mem::replace(&mut soak.mortal, Hand(Command::new("true").spawn().unwrap()));
-        let place = (&soak.place, &soak);
-        let dying = async {
-            let Some(signal) = death else { return mortal };
-            tokio::time::sleep(dies_at).await;
-            mortal = tokio::task::spawn_blocking(move || {
-                mortal.end(signal);
-                mortal
-            })
-            .await
-            .unwrap();
-            drop(mortal);
-            Hand::start(place.0, "mortal.log")
-        };
+        // Some rounds are calm, so that what nobody's death explains is seen.
+        let calm = random.u8(..4) == 0;
+        let mortal = std::mem::replace(&mut soak.mortal, Hand(Command::new("true").spawn().unwrap()));
+        let dying = die_now_and_then(&soak, mortal, if calm { 0 } else { size * 9 / 10 }, random.fork());
         let showing = async {
             let (mut last, mut ticks) = (0, tokio::time::interval(PROGRESS));
             ticks.tick().await;
@@ -312,7 +328,7 @@ async fn main() {
             let (.., mortal) = working.await;
             (mortal, soak.settle(size).await)
         };
-        let (mortal, told_at) = tokio::select! {
+        let ((mortal, kills, stops), told_at) = tokio::select! {
             finished = finished => finished,
             () = showing => unreachable!("it shows for ever"),
         };
@@ -330,7 +346,7 @@ async fn main() {
         provider.end().await;
         soak.mortal = mortal;
         let closed = std::mem::replace(&mut *soak.round(), Round::new(seed, u64::MAX, 0));
-        books.add(closed.close(&transactions, death.is_none()));
+        books.add(closed.close(&transactions, calm));
         for (fault, times) in picture["injected"].as_object().unwrap() {
             *books.faults.entry(fault.clone()).or_default() += times.as_u64().unwrap();
         }
@@ -340,8 +356,7 @@ async fn main() {
             .values()
             .flat_map(|account| account["calls"].as_object().unwrap().values());
         books.calls += tallies.filter_map(|tally| tally["total"].as_u64()).sum::<u64>();
-        books.kills += u64::from(death == Some("-KILL"));
-        books.stops += u64::from(death == Some("-TERM"));
+        (books.kills, books.stops) = (books.kills + kills, books.stops + stops);
         books.rounds += 1;
         books.done += size as u64;
         of_this_run += size as u64;
