@@ -6,7 +6,9 @@
     reason = "each test binary uses a part of it; tests read their environment"
 )]
 
+pub mod ledger;
 pub mod raw;
+pub mod relay;
 
 use futures_util::{StreamExt, future::BoxFuture};
 use lapin::{
@@ -250,13 +252,17 @@ impl Place {
     }
 
     pub async fn get(&self, path: &str) -> Value {
-        let body = http(&self.provider, "GET", path, "").await;
-        serde_json::from_str(&body).unwrap_or_else(|e| panic!("{path}: {e}: {body}"))
+        exchange_json(&self.provider, path).await
     }
 
     pub async fn send(&self, method: &str, path: &str, body: &Value) {
         http(&self.provider, method, path, &body.to_string()).await;
     }
+}
+
+/// A page of the sandbox.
+pub async fn exchange_json(provider: &str, path: &str) -> Value {
+    serde_json::from_str(&http(provider, "GET", path, "").await).unwrap()
 }
 
 async fn http(provider: &str, method: &str, path: &str, body: &str) -> String {
@@ -383,11 +389,14 @@ pub fn command(job: &str, reference: &str) -> Value {
 
 impl Client {
     pub async fn connect(url: &str, names: Names) -> Self {
-        let connection =
-            Connection::connect(url, ConnectionProperties::default()).await.expect("the broker lets us in");
-        let channel = connection.create_channel().await.unwrap();
-        channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
-        Self { connection, channel, names }
+        Self::try_connect(url, names).await.expect("the broker lets us in")
+    }
+
+    pub async fn try_connect(url: &str, names: Names) -> lapin::Result<Self> {
+        let connection = Connection::connect(url, ConnectionProperties::default()).await?;
+        let channel = connection.create_channel().await?;
+        channel.confirm_select(ConfirmSelectOptions::default()).await?;
+        Ok(Self { connection, channel, names })
     }
 
     /// Publishes a command as an order service does; true if the broker confirmed it.
