@@ -13,7 +13,9 @@ pub fn start(log: &Log) -> Result<(), String> {
     // The client library reports as errors what a session says once and in its place.
     let level = if log.level.contains("lapin") { log.level.clone() } else { format!("{},lapin=off", log.level) };
     let filter = EnvFilter::try_new(level).map_err(|e| format!("log.level {:?}: {e}", log.level))?;
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // A line that cannot be written (the disk is full) is left out. Told of on standard error, too, it would be a panic.
+    let lines =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).log_internal_errors(false);
     // Whatever the filter says: at this level it writes every frame, the one with the broker's password included.
     let no_frames = filter_fn(|line| *line.level() != Level::TRACE || !line.target().starts_with("lapin"));
     match log.format {
