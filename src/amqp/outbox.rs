@@ -16,7 +16,10 @@ use lapin::{
     BasicProperties, Channel, Confirmation, Connection,
     options::{BasicPublishOptions, ConfirmSelectOptions},
 };
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
 use tokio::{sync::Mutex, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
@@ -49,7 +52,9 @@ pub struct AmqpOutbox(Arc<Inner>);
 struct Inner {
     names: Names,
     connection: Arc<Connection>,
-    channel: Channel,
+    channel: std::sync::Mutex<Channel>,
+    /// Held while another channel is opened.
+    renewing: Mutex<()>,
     /// Replies have a channel of their own: a requester's queue must not be able to disturb anything.
     replies: Mutex<Option<Channel>>,
     confirm_timeout: Duration,
@@ -74,13 +79,13 @@ impl AmqpOutbox {
         broken: CancellationToken,
         stop: Stop,
     ) -> lapin::Result<Self> {
-        let channel = connection.create_channel().await?;
-        channel.confirm_select(ConfirmSelectOptions::default()).await?;
-        let replies = Mutex::new(None);
+        let channel = std::sync::Mutex::new(confirming(&connection).await?);
+        let (renewing, replies) = (Mutex::default(), Mutex::default());
         Ok(Self(Arc::new(Inner {
             names,
             connection,
             channel,
+            renewing,
             replies,
             confirm_timeout,
             reply_to_allow,
@@ -98,16 +103,20 @@ impl AmqpOutbox {
         properties: BasicProperties,
     ) -> Result<(), Unconfirmed> {
         let inner = &self.0;
+        let channel = self.channel();
         let publishing = async {
             let options = BasicPublishOptions::default();
-            inner.channel.basic_publish(exchange.into(), routing_key.into(), options, body, properties).await?.await
+            channel.basic_publish(exchange.into(), routing_key.into(), options, body, properties).await?.await
         };
         tokio::pin!(publishing);
         let begun = Instant::now();
         loop {
             match tokio::time::timeout(inner.confirm_timeout, &mut publishing).await {
                 Ok(Ok(Confirmation::Ack(_))) => return Ok(()),
-                Ok(Ok(_)) => return Err(Unconfirmed::Refused),
+                Ok(Ok(_)) => {
+                    self.renew(&channel).await;
+                    return Err(Unconfirmed::Refused);
+                }
                 Ok(Err(error)) => {
                     inner.broken.cancel();
                     return Err(Unconfirmed::Unknown(error.to_string()));
@@ -117,6 +126,25 @@ impl AmqpOutbox {
                 // One queue that does not confirm is no reason to tear everybody's connections.
                 Err(_) => return Err(Unconfirmed::Unknown(format!("no confirm within {:?}", begun.elapsed()))),
             }
+        }
+    }
+
+    fn channel(&self) -> Channel {
+        self.0.channel.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Takes another channel. RabbitMQ (3.10.8) goes on refusing on the one that it has refused on when the queue's limit
+    /// is lifted, however empty the queue is then.
+    async fn renew(&self, refused: &Channel) {
+        let inner = &self.0;
+        let Ok(_renewing) = inner.renewing.try_lock() else { return };
+        if self.channel().id() != refused.id() {
+            return;
+        }
+        match tokio::time::timeout(inner.confirm_timeout, confirming(&inner.connection)).await {
+            Ok(Ok(new)) => *inner.channel.lock().unwrap_or_else(PoisonError::into_inner) = new,
+            Ok(Err(error)) => debug!(%error, "no other channel to publish on"),
+            Err(_) => debug!("no other channel to publish on in time"),
         }
     }
 
@@ -173,6 +201,12 @@ impl AmqpOutbox {
         *replies = Some(channel);
         Ok(())
     }
+}
+
+async fn confirming(connection: &Connection) -> lapin::Result<Channel> {
+    let channel = connection.create_channel().await?;
+    channel.confirm_select(ConfirmSelectOptions::default()).await?;
+    Ok(channel)
 }
 
 fn of_event(event: &Event, message: &Message) -> BasicProperties {
