@@ -51,7 +51,7 @@ pub async fn run(worker: &Arc<Worker>) -> Result<(), AmqpError> {
         if begun.elapsed() > GOOD_SESSION {
             pauses.reset();
         }
-        let pause = pauses.next_backoff().unwrap_or(Duration::from_secs(10));
+        let pause = pauses.next_backoff().unwrap_or(Duration::from_secs(8));
         info!(pause_ms = pause.as_millis() as u64, "connecting again");
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
@@ -60,13 +60,14 @@ pub async fn run(worker: &Arc<Worker>) -> Result<(), AmqpError> {
     }
 }
 
-/// 100 ms, 200 ms, … 10 s, each spread by half, so that many workers do not come back at once.
+/// 100 ms, 120 ms, 144 ms, … 8 s: about a fifth of the outage so far, so that work goes on soon after a short one. Each is
+/// spread by half, so that many workers do not come back at once.
 pub(super) fn pauses() -> ExponentialBackoff {
     ExponentialBackoffBuilder::new()
         .with_initial_interval(Duration::from_millis(100))
-        .with_multiplier(2.0)
+        .with_multiplier(1.2)
         .with_randomization_factor(0.5)
-        .with_max_interval(Duration::from_secs(10))
+        .with_max_interval(Duration::from_secs(8))
         .with_max_elapsed_time(None)
         .build()
 }
@@ -171,4 +172,24 @@ fn watch(publishing: &Arc<Connection>, shared: &Shared) {
             }
         }
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pause_is_short_after_a_short_outage_and_never_long() {
+        let (mut pauses, mut outage) = (pauses(), Duration::ZERO);
+        while outage < Duration::from_secs(600) {
+            let longest = pauses.current_interval.mul_f64(1.5);
+            assert!(longest < Duration::from_secs(15), "{longest:?}");
+            assert!(
+                outage > Duration::from_secs(5) || longest < Duration::from_secs(2),
+                "{longest:?} after {outage:?}"
+            );
+            outage += pauses.current_interval;
+            assert!(pauses.next_backoff().is_some());
+        }
+    }
 }
