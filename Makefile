@@ -1,5 +1,5 @@
 # Everything that is needed is set up by the target that needs it.
-.PHONY: build demo test check fuzz soak
+.PHONY: build demo test faults check fuzz soak
 
 build:
 	cargo build --release --locked
@@ -12,6 +12,14 @@ demo: build
 test:
 	@scripts/rabbitmq ensure
 	cargo test --locked
+
+# Every fault, as long as real ones are, and the table of figures in docs/RELIABILITY.md. FAULTS=quick for short ones.
+FAULTS ?= full
+faults:
+	@scripts/rabbitmq ensure
+	rm -rf "$${CARGO_TARGET_DIR:-target}/tmp/faults"
+	FAULTS=$(FAULTS) cargo test --locked --test faults -- --test-threads=1
+	cargo test --locked --test faults write_the_table -- --ignored
 
 # What a change must pass beside the tests.
 check:

@@ -48,6 +48,20 @@ impl Broker {
         OwnBroker(Self::start_new(&[]))
     }
 
+    /// One that lives as long as the test process, as the shared one does.
+    pub fn another() -> Self {
+        Self::start_new(&[])
+    }
+
+    /// Brings it back from whatever a test has left it in.
+    pub fn mend(&self) {
+        match self.tell("status").trim() {
+            "frozen" => self.thaw(),
+            "stopped" => self.start_again(),
+            _ => {}
+        }
+    }
+
     fn start_new(environment: &[(&str, &str)]) -> Self {
         script(&["ensure"], environment);
         let dir = std::env::temp_dir().join(format!("qris-test-{}-{:08x}", std::process::id(), fastrand::u32(..)));

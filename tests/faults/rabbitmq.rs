@@ -1,0 +1,263 @@
+//! What can befall RabbitMQ, and what its operators do.
+
+use super::*;
+use lapin::{
+    options::*,
+    types::{AMQPValue, FieldTable},
+};
+use tokio::sync::{Mutex, MutexGuard, OnceCell};
+
+const TOPIC: &str = "rabbitmq";
+
+/// A broker for tests that hurt it, one at a time: each finds it well. There are two, so that two tests can run.
+async fn mine() -> MutexGuard<'static, OnceCell<Broker>> {
+    static MINE: [Mutex<OnceCell<Broker>>; 2] = [const { Mutex::const_new(OnceCell::const_new()) }; 2];
+    loop {
+        if let Some(free) = MINE.iter().find_map(|one| one.try_lock().ok()) {
+            free.get_or_init(|| async { Broker::another() }).await.mend();
+            return free;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// A rig whose queues are old enough to survive a kill.
+async fn settled(broker: &Broker, query: &str) -> Rig {
+    let rig = Rig::with(broker, with_faults("0.05"), query, |settings| settings).await;
+    // RabbitMQ forgets a quorum queue that is not a second old when it is killed.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    rig
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_and_started_again() {
+    let mine = mine().await;
+    let broker = mine.get().unwrap();
+    let rig = settled(broker, "").await;
+    let _worker = rig.worker().await;
+    broker.kill();
+    tokio::time::sleep(lasting(5_000, 600)).await;
+    broker.start_again();
+    let recovered = rig.recovery(Utc::now()).await;
+    rig.end(TOPIC, "SIGKILL, and back after 5 s", Some(recovered)).await;
+    assert!(full() || recovered < BACK_WITHIN, "it took {recovered:?} to come back");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stopped_in_good_order() {
+    let mine = mine().await;
+    let broker = mine.get().unwrap();
+    let rig = settled(broker, "").await;
+    let _worker = rig.worker().await;
+    broker.stop();
+    tokio::time::sleep(lasting(1_000, 600)).await;
+    broker.start_again();
+    let recovered = rig.recovery(Utc::now()).await;
+    rig.end(TOPIC, "Stopped in good order, and back", Some(recovered)).await;
+    assert!(full() || recovered < BACK_WITHIN, "it took {recovered:?} to come back");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn frozen_shorter_than_the_heartbeat() {
+    let mine = mine().await;
+    let broker = mine.get().unwrap();
+    let rig = settled(broker, "?heartbeat=10").await;
+    let worker = rig.worker().await;
+    broker.freeze();
+    tokio::time::sleep(lasting(3_000, 8)).await;
+    broker.thaw();
+    let recovered = rig.recovery(Utc::now()).await;
+    assert_eq!(worker.read_log().matches("connecting again").count(), 0, "nothing was wrong with the connections");
+    rig.end(TOPIC, "Frozen for less than the heartbeat", Some(recovered)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn frozen_longer_than_the_heartbeat() {
+    let mine = mine().await;
+    let broker = mine.get().unwrap();
+    let rig = settled(broker, "?heartbeat=2").await;
+    let _worker = rig.worker().await;
+    broker.freeze();
+    tokio::time::sleep(lasting(9_000, 600)).await;
+    broker.thaw();
+    let recovered = rig.recovery(Utc::now()).await;
+    rig.end(TOPIC, "Frozen for longer than the heartbeat", Some(recovered)).await;
+    assert!(full() || recovered < BACK_WITHIN, "it took {recovered:?} to come back");
+}
+
+async fn blocked(alarm: &[&str], relief: &[&str], fault: &str) {
+    let mine = mine().await;
+    let broker = mine.get().unwrap();
+    let rig = settled(broker, "").await;
+    let worker = rig.worker().await;
+    broker.ctl(alarm);
+    worker.wait_for_log("the broker takes no messages now", SOON).await;
+    tokio::time::sleep(lasting(4_000, 600)).await;
+    broker.ctl(relief);
+    let recovered = rig.recovery(Utc::now()).await;
+    rig.end(TOPIC, fault, Some(recovered)).await;
+    assert!(full() || recovered < BACK_WITHIN, "it took {recovered:?} to come back");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn memory_alarm() {
+    blocked(
+        &["set_vm_memory_high_watermark", "absolute", "1MB"],
+        &["set_vm_memory_high_watermark", "0.6"],
+        "Memory alarm: connections that publish are blocked",
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn disk_alarm() {
+    blocked(
+        &["set_disk_free_limit", "1000000GB"],
+        &["set_disk_free_limit", "50MB"],
+        "Disk alarm: connections that publish are blocked",
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_closes_every_connection() {
+    let mine = mine().await;
+    let broker = mine.get().unwrap();
+    let rig = settled(broker, "").await;
+    let _worker = rig.worker().await;
+    for _ in 0..3 {
+        broker.ctl(&["close_all_connections", "maintenance"]);
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    let recovered = rig.recovery(Utc::now()).await;
+    rig.end(TOPIC, "An operator closes every connection, three times", Some(recovered)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delivery_is_held_longer_than_the_broker_allows() {
+    let mine = mine().await;
+    let broker = mine.get().unwrap();
+    let set = |timeout: &str, tick: &str| {
+        broker.ctl(&["eval", &format!("application:set_env(rabbit, consumer_timeout, {timeout}).")]);
+        broker.ctl(&["eval", &format!("application:set_env(rabbit, channel_tick_interval, {tick}).")]);
+    };
+    set("2000", "500");
+    let slow = |settings: String| settings.replace("timeout_ms = 2_000", "timeout_ms = 8_000");
+    let rig = Rig::with(broker, with_faults("none"), "", slow).await;
+    let worker = rig.worker().await;
+    rig.set_faults(Some("bnc"), "hang=0.05,hang_after=0.05").await;
+    worker.wait_for_log("PRECONDITION", SOON).await;
+    tokio::time::sleep(lasting(2_000, 120)).await;
+    rig.set_faults(Some("bnc"), "none").await;
+    let recovered = rig.recovery(Utc::now()).await;
+    let account = rig.end(TOPIC, "Acknowledgement timeout (406) closes channels", Some(recovered)).await;
+    set("1800000", "60000");
+    assert!(account.commands > 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn queues_are_deleted_and_made_again() {
+    let rig = Rig::new(Broker::shared(), calm()).await;
+    let worker = rig.worker().await;
+    rig.stop_trickle().await;
+    // What is in a deleted queue is gone for good, by the operator's own hand: so there is nothing in it.
+    rig.ledger.until_all_told(SOON).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let client = Client::connect(&rig.broker, rig.place.names.clone()).await;
+    for account in ACCOUNTS {
+        let queue = client.names.commands_of(account);
+        client.channel.queue_delete(queue.into(), QueueDeleteOptions::default()).await.unwrap();
+    }
+    rig.start_trickle("later");
+    let recovered = rig.recovery(Utc::now()).await;
+    worker.wait_for_log("the broker ended the consumer", SOON).await;
+    tokio::time::sleep(lasting(1_500, 30)).await;
+    let account = rig.end(TOPIC, "Command queues deleted (`basic.cancel`), and made again", Some(recovered)).await;
+    assert_eq!(account.outcomes.keys().collect::<Vec<_>>(), ["canceled"], "{account}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn somebody_changes_the_topology() {
+    let rig = Rig::new(Broker::shared(), with_faults("500=0.2")).await;
+    let _worker = rig.worker().await;
+    let client = Client::connect(&rig.broker, rig.place.names.clone()).await;
+    let names = &client.names;
+    let channel = &client.channel;
+    channel.exchange_delete(names.events().into(), ExchangeDeleteOptions::default()).await.unwrap();
+    let since = Utc::now();
+    for account in ACCOUNTS {
+        let queue = names.commands_of(account);
+        let unbound = channel.queue_unbind(queue.into(), names.due().into(), account.into(), FieldTable::default());
+        unbound.await.unwrap();
+    }
+    let recovered = rig.recovery(since).await;
+    tokio::time::sleep(lasting(1_000, 30)).await;
+    if full() {
+        // Retries then stay in their buckets; RabbitMQ looks only every three minutes whether there is a way out again.
+        channel.exchange_delete(names.due().into(), ExchangeDeleteOptions::default()).await.unwrap();
+    }
+    channel.exchange_delete(names.parked().into(), ExchangeDeleteOptions::default()).await.unwrap();
+    tokio::time::sleep(lasting(1_000, 30)).await;
+    // Whatever else somebody deletes, a start puts right.
+    assert!(rig.place.command(&["topology", "declare"]).env("AMQP_URL", &rig.broker).status().unwrap().success());
+    rig.end(TOPIC, "Exchanges and bindings deleted while it runs", Some(recovered)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn retry_buckets_are_full() {
+    let broker = Broker::shared();
+    let rig = Rig::new(broker, with_faults("500=0.6")).await;
+    let worker = rig.worker().await;
+    let (name, buckets) = (format!("full-{}", rig.place.prefix), format!("^{}.retry", rig.place.prefix));
+    broker.ctl(&["set_policy", &name, &buckets, r#"{"max-length":1}"#, "--apply-to", "queues"]);
+    worker.wait_for_log("the bucket refused a retry", SOON).await;
+    tokio::time::sleep(lasting(2_000, 60)).await;
+    broker.ctl(&["clear_policy", &name]);
+    rig.set_faults(None, "none").await;
+    let recovered = rig.recovery(Utc::now()).await;
+    rig.end(TOPIC, "Retry buckets are full and refuse", Some(recovered)).await;
+    assert!(full() || recovered < BACK_WITHIN, "it took {recovered:?} to come back");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumers_queue_refuses_events() {
+    let rig = Rig::new(Broker::shared(), calm()).await;
+    let worker = rig.worker().await;
+    let client = Client::connect(&rig.broker, rig.place.names.clone()).await;
+    let queue = format!("refusing.{}", rig.place.prefix);
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-max-length".into(), AMQPValue::LongInt(5));
+    arguments.insert("x-overflow".into(), AMQPValue::LongString("reject-publish".into()));
+    let (durable, bind) = (QueueDeclareOptions { durable: true, ..Default::default() }, QueueBindOptions::default());
+    client.channel.queue_declare(queue.as_str().into(), durable, arguments).await.unwrap();
+    let results = client.names.results();
+    let bound =
+        client.channel.queue_bind(queue.as_str().into(), results.into(), "#".into(), bind, FieldTable::default());
+    bound.await.unwrap();
+    worker.wait_for_log("decided, but not told", SOON).await;
+    tokio::time::sleep(lasting(2_000, 60)).await;
+    client.channel.queue_delete(queue.as_str().into(), QueueDeleteOptions::default()).await.unwrap();
+    let recovered = rig.recovery(Utc::now()).await;
+    let account = rig.end(TOPIC, "A consumer's queue refuses events", Some(recovered)).await;
+    assert_eq!(account.unrecorded, 0, "what is decided is not asked again: {account}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn credentials_end() {
+    let broker = Broker::shared();
+    let mut rig = Rig::new(broker, calm()).await;
+    let user = format!("worker{:08x}", fastrand::u32(..));
+    broker.ctl(&["add_user", &user, "first"]);
+    broker.ctl(&["set_permissions", &user, ".*", ".*", ".*"]);
+    rig.place.url = rig.place.url.replace("guest:guest", &format!("{user}:first"));
+    let worker = rig.worker().await;
+    broker.ctl(&["change_password", &user, "second"]);
+    rig.recovery(Utc::now()).await;
+    rig.to_broker.cut();
+    worker.wait_for_log("ACCESS_REFUSED", SOON).await;
+    tokio::time::sleep(lasting(2_000, 600)).await;
+    broker.ctl(&["change_password", &user, "first"]);
+    let recovered = rig.recovery(Utc::now()).await;
+    rig.end(TOPIC, "The password ends, and is renewed", Some(recovered)).await;
+    assert!(full() || recovered < BACK_WITHIN, "it took {recovered:?} to come back");
+}

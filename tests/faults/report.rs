@@ -1,0 +1,91 @@
+//! The figures of each fault, and the table that they make.
+
+use super::{full, support::ledger::Account};
+use serde::{Deserialize, Serialize};
+use std::{path::PathBuf, time::Duration};
+
+const DOCUMENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/RELIABILITY.md");
+const BEGINS: &str = "<!-- the table begins -->\n";
+const ENDS: &str = "<!-- the table ends -->";
+const TOPICS: [&str; 4] = ["worker", "rabbitmq", "network", "provider"];
+
+/// One line of the table.
+#[derive(Serialize, Deserialize)]
+pub struct Row {
+    topic: String,
+    fault: String,
+    full: bool,
+    commands: usize,
+    lost: usize,
+    contradicted: usize,
+    repeats: usize,
+    unrecorded: usize,
+    for_a_person: usize,
+    recovered_ms: Option<u64>,
+    took_s: u64,
+}
+
+fn folder() -> PathBuf {
+    PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("faults")
+}
+
+impl Row {
+    pub fn new(topic: &str, fault: &str, account: &Account, recovered: Option<Duration>, took: Duration) -> Self {
+        assert!(TOPICS.contains(&topic));
+        let outcome = |name| account.outcomes.get(name).copied().unwrap_or_default();
+        Self {
+            topic: topic.to_owned(),
+            fault: fault.to_owned(),
+            full: full(),
+            commands: account.commands,
+            lost: account.lost.len(),
+            contradicted: account.contradicted.len(),
+            repeats: account.repeats,
+            unrecorded: account.unrecorded,
+            for_a_person: outcome("unresolved"),
+            recovered_ms: recovered.map(|took| took.as_millis() as u64),
+            took_s: took.as_secs(),
+        }
+    }
+
+    pub fn write(&self) {
+        let name: String = self.fault.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+        std::fs::create_dir_all(folder()).unwrap();
+        let text = serde_json::to_string(self).unwrap();
+        println!("{text}");
+        std::fs::write(folder().join(format!("{}-{name}.json", self.topic)), text).unwrap();
+    }
+
+    fn line(&self) -> String {
+        let Self { fault, commands, lost, contradicted, repeats, unrecorded, for_a_person, .. } = self;
+        let recovered = self.recovered_ms.map_or("–".to_owned(), |ms| format!("{:.1} s", ms as f64 / 1000.0));
+        format!(
+            "| {fault} | {commands} | {lost} | {contradicted} | {repeats} | {unrecorded} | {for_a_person} | {recovered} |\n"
+        )
+    }
+}
+
+/// Not a test: `make faults` calls it last.
+#[test]
+#[ignore = "writes docs/RELIABILITY.md"]
+fn write_the_table() {
+    let files = std::fs::read_dir(folder()).expect("figures of a run");
+    let mut rows: Vec<Row> = files
+        .map(|file| serde_json::from_str(&std::fs::read_to_string(file.unwrap().path()).unwrap()).unwrap())
+        .collect();
+    rows.sort_by(|a, b| a.fault.cmp(&b.fault));
+    let form = if rows.iter().all(|row| row.full) { "real lengths (`FAULTS=full`)" } else { "the quick form" };
+    let commands: usize = rows.iter().map(|row| row.commands).sum();
+    let mut table = format!("{} faults, {commands} commands, {form}.\n", rows.len());
+    for (topic, title) in TOPICS.into_iter().zip(["The worker", "RabbitMQ", "The network", "The provider"]) {
+        table += &format!(
+            "\n### {title}\n\n| fault | commands | lost | contradicted | repeats | unrecorded | for a person | back after |\n\
+             | --- | --: | --: | --: | --: | --: | --: | --: |\n"
+        );
+        rows.iter().filter(|row| row.topic == topic).for_each(|row| table += &row.line());
+    }
+    let document = std::fs::read_to_string(DOCUMENT).unwrap();
+    let (before, rest) = document.split_once(BEGINS).unwrap();
+    let (_, after) = rest.split_once(ENDS).unwrap();
+    std::fs::write(DOCUMENT, format!("{before}{BEGINS}{table}{ENDS}{after}")).unwrap();
+}
