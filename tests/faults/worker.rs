@@ -111,6 +111,7 @@ async fn killed_again_and_again() {
     }
     let _worker = rig.worker().await;
     let recovered = rig.recovery(since).await;
+    rig.set_faults(None, "none").await;
     rig.end(TOPIC, "SIGKILL at any moment, again and again", Some(recovered)).await;
 }
 
@@ -128,6 +129,7 @@ async fn stopped_under_load() {
     let since = Utc::now();
     let _worker = rig.worker().await;
     let recovered = rig.recovery(since).await;
+    rig.set_faults(None, "none").await;
     let account = rig.end(TOPIC, "SIGTERM under load, while calls hang", Some(recovered)).await;
     assert_eq!(account.unrecorded, 0, "a stop records every call that it has made: {account}");
 }
