@@ -11,7 +11,12 @@ use crate::{
     pipeline::{Called, Gateway, Sent, World},
     settings,
     shutdown::Stop,
-    snap::{Operation, SendError, client::Client, request::Partner, token::Tokens},
+    snap::{
+        Operation, SendError,
+        client::Client,
+        request::Partner,
+        token::{NoToken, Tokens},
+    },
 };
 use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 use claims::{Claim, Claims};
@@ -138,6 +143,7 @@ impl Gateway for Arc<Account> {
     ) -> Sent {
         let mut sent = Sent {
             token_call: None,
+            is_hearsay: false,
             token: None,
             at: RealWorld.now(),
             duration: Duration::ZERO,
@@ -153,7 +159,9 @@ impl Gateway for Arc<Account> {
             };
             match fetched {
                 Ok(fetched) => (sent.token, sent.token_call) = (Some(fetched.token), fetched.call),
-                Err((error, call)) => return Sent { token_call: call, result: Err(error), ..sent },
+                Err(NoToken { error, call, is_hearsay }) => {
+                    return Sent { token_call: call, is_hearsay, result: Err(error), ..sent };
+                }
             }
         }
         // The time is taken last, so that neither a slow token nor the wait for a turn makes it stale.

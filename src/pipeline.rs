@@ -70,6 +70,8 @@ pub trait Gateway: Send + Sync {
 pub struct Sent {
     /// The token fetch that this call had to make first.
     pub token_call: Option<CallRecord>,
+    /// There is no token, and what is known of that is another call's one failure.
+    pub is_hearsay: bool,
     /// The access token that the request carried.
     pub token: Option<SecretString>,
     pub at: DateTime<Utc>,

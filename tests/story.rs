@@ -448,7 +448,7 @@ async fn the_account_is_to_blame_unless_the_command_brought_the_merchant() {
         (&own, code("4037719"), 0),
         (&own, code("4037701"), 1),
         (COMMAND, code("4047708"), 1),
-        (COMMAND, Answer::error(SendError::TokenRefused("4017300".into())).after_a_token_call(), 1),
+        (COMMAND, Answer::error(SendError::TokenRefused("4017300".into())), 1),
     ] {
         let mut story = Story::at("aspi", command);
         story.partner_mut().merchant.merchant_id = Some("M-0".into());
@@ -473,8 +473,8 @@ async fn the_account_is_to_blame_unless_the_command_brought_the_merchant() {
 async fn a_visit_is_one_piece_of_news_and_a_cancel_says_more_than_a_query() {
     use Health::{Bad, Good, Untold};
     use Operation::{Cancel, Query};
-    let unheard = || Answer::error(SendError::NoToken("a moment ago".into()));
-    let cases: [(bool, Vec<Answer>, (Operation, Health)); 9] = [
+    let no_token = || Answer::error(SendError::NoToken("503".into()));
+    let cases: [(bool, Vec<Answer>, (Operation, Health)); 10] = [
         (false, vec![canceled()], (Cancel, Good)),
         (false, vec![timeout(), status("01")], (Cancel, Bad)),
         (false, vec![code("4047714"), timeout()], (Cancel, Good)),
@@ -483,7 +483,8 @@ async fn a_visit_is_one_piece_of_news_and_a_cancel_says_more_than_a_query() {
         (true, vec![status("01"), not_sent()], (Cancel, Bad)),
         (false, vec![code("4017700"), canceled()], (Cancel, Good)),
         (false, vec![code("4017700"), code("4017700")], (Cancel, Untold)),
-        (false, vec![unheard()], (Cancel, Untold)),
+        (false, vec![no_token()], (Cancel, Bad)),
+        (false, vec![no_token().hearsay()], (Cancel, Untold)),
     ];
     for (redelivered, answers, expected) in cases {
         let story = if redelivered { Story::new().redelivered() } else { Story::new() };
@@ -491,14 +492,10 @@ async fn a_visit_is_one_piece_of_news_and_a_cancel_says_more_than_a_query() {
         assert_eq!(story.rig.state().news, [expected], "{answers:?}");
         assert_eq!(story.rig.state().claimed_again, redelivered);
     }
-    // Who fetched in vain tells of it, once for all who were told so by it.
-    let story = Story::new();
-    story.attempt([unheard().after_a_token_call()]).await.unwrap();
-    assert_eq!(story.rig.state().news, [(Cancel, Bad)]);
-    for (told, denials) in [(false, 0), (true, 1)] {
+    for (hearsay, denials) in [(true, 0), (false, 1)] {
         let story = Story::new();
         let refused = Answer::error(SendError::TokenRefused("4017300".into()));
-        story.attempt([if told { refused.after_a_token_call() } else { refused }]).await.unwrap();
+        story.attempt([if hearsay { refused.hearsay() } else { refused }]).await.unwrap();
         assert_eq!(story.rig.state().denials, denials);
     }
 }

@@ -310,9 +310,7 @@ impl<'a, G: Gateway, O: Outbox, W: World> Visit<'a, G, O, W> {
             pipeline.accepted_at.fetch_max(sent.at.timestamp_millis(), Ordering::Relaxed);
         }
         let code = answer.as_ref().and_then(|answer| answer.code);
-        // Only the call that tried to fetch a token in vain tells of that; others were told by it.
-        let no_token = matches!(sent.result, Err(SendError::NoToken(_) | SendError::TokenRefused(_)));
-        self.excused = no_token && sent.token_call.is_none();
+        self.excused = sent.is_hearsay;
         let health = if self.excused { Health::Untold } else { verdict::health(result, operation, verdict) };
         pipeline.gateway.note_call(&Called { operation, verdict, health, sent: &sent, code });
         if operation == Operation::Cancel || self.told.is_none_or(|(before, _)| before != Operation::Cancel) {

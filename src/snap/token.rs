@@ -24,7 +24,18 @@ struct State {
     held: Option<(SecretString, Instant)>,
     /// After a failed fetch: its error, which all who ask until then get without another fetch.
     failed: Option<(SendError, Instant)>,
+    /// How many fetches have failed in a row.
+    failures: u32,
     pause: ExponentialBackoff,
+}
+
+/// Why there is no token.
+pub struct NoToken {
+    pub error: SendError,
+    /// The fetch that was made, if one was.
+    pub call: Option<CallRecord>,
+    /// Another has made the fetch, and it was one failure, which says nothing to all who hear of it.
+    pub is_hearsay: bool,
 }
 
 /// A token, and the call that was made to get it, if one was.
@@ -40,7 +51,7 @@ impl Default for Tokens {
             .with_max_interval(Duration::from_secs(15))
             .with_max_elapsed_time(None)
             .build();
-        Self { state: Mutex::new(State { held: None, failed: None, pause }) }
+        Self { state: Mutex::new(State { held: None, failed: None, failures: 0, pause }) }
     }
 }
 
@@ -48,13 +59,13 @@ impl Tokens {
     /// The token, fetched if there is none that is still good; a fetch waits for its `turn`, which says what time it is.
     ///
     /// # Errors
-    /// When none could be fetched, now or a moment ago. The fetch that was made, if one was, is told with it.
+    /// When none could be fetched, now or a moment ago.
     pub async fn get<F: Future<Output = DateTime<Utc>>>(
         &self,
         partner: &Partner,
         client: &Client,
         turn: impl Fn() -> F,
-    ) -> Result<Fetched, (SendError, Option<CallRecord>)> {
+    ) -> Result<Fetched, NoToken> {
         let mut state = self.state.lock().await;
         if let Some((token, until)) = &state.held
             && Instant::now() < *until
@@ -64,11 +75,12 @@ impl Tokens {
         if let Some((error, until)) = &state.failed
             && Instant::now() < *until
         {
-            return Err((error.clone(), None));
+            return Err(NoToken { error: error.clone(), call: None, is_hearsay: state.failures < 2 });
         }
         let at = turn().await;
         let Some(request) = partner.token_request(at) else {
-            return Err((SendError::NoToken("the profile has no token call".into()), None));
+            let error = SendError::NoToken("the profile has no token call".into());
+            return Err(NoToken { error, call: None, is_hearsay: false });
         };
         let body_sha256 = sign::body_hash(&request.body, Encoding::Hex);
         let begun = Instant::now();
@@ -96,6 +108,7 @@ impl Tokens {
                 let usable = life.saturating_sub(AHEAD).max(life / 2);
                 state.held = Some((token.clone(), begun + usable));
                 state.failed = None;
+                state.failures = 0;
                 state.pause.reset();
                 Ok(Fetched { token, call: Some(call) })
             }
@@ -103,7 +116,8 @@ impl Tokens {
                 let pause = state.pause.next_backoff().unwrap_or(AHEAD);
                 state.held = None;
                 state.failed = Some((error.clone(), Instant::now() + pause));
-                Err((error, Some(call)))
+                state.failures = state.failures.saturating_add(1);
+                Err(NoToken { error, call: Some(call), is_hearsay: false })
             }
         }
     }

@@ -35,16 +35,17 @@ pub fn start() -> DateTime<Utc> {
 pub struct Answer {
     result: Result<Reply, SendError>,
     token_call: bool,
+    is_hearsay: bool,
 }
 
 impl Answer {
     pub fn error(error: SendError) -> Self {
-        Self { result: Err(error), token_call: false }
+        Self { result: Err(error), token_call: false, is_hearsay: false }
     }
 
     pub fn body(http_status: u16, body: impl Into<Vec<u8>>) -> Self {
         let reply = Reply { http_status, body: body.into(), retry_after: None, date: None };
-        Self { result: Ok(reply), token_call: false }
+        Self { result: Ok(reply), token_call: false, is_hearsay: false }
     }
 
     /// Asks for a pause.
@@ -56,6 +57,11 @@ impl Answer {
     /// A token had to be fetched first.
     pub fn after_a_token_call(self) -> Self {
         Self { token_call: true, ..self }
+    }
+
+    /// As another call's one failure to fetch a token tells it.
+    pub fn hearsay(self) -> Self {
+        Self { is_hearsay: true, ..self }
     }
 }
 
@@ -227,7 +233,7 @@ impl Gateway for Rig {
             duration_ms: 80,
         });
         let token = Some(SecretString::from(format!("token {}", state.sent.len())));
-        Sent { token_call, token, at, duration: state.takes, result: answer.result }
+        Sent { token_call, is_hearsay: answer.is_hearsay, token, at, duration: state.takes, result: answer.result }
     }
 
     async fn forget_token(&self, token: &SecretString) -> bool {

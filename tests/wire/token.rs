@@ -6,7 +6,7 @@ use qris_cancel_worker::snap::{
     key::PrivateKey,
     profile::{BUILT_IN, Profile, SigningMode},
     request::{Ids, MerchantDefaults, Partner, Route},
-    token::Tokens,
+    token::{NoToken, Tokens},
 };
 use secrecy::ExposeSecret;
 use std::{
@@ -109,7 +109,8 @@ async fn a_token_endpoint_that_is_down_is_not_stormed() {
     let (url, fetches) = token_endpoint("").await;
     let (partner, client, tokens) = (partner(&url), client(), Tokens::default());
     for _ in 0..20 {
-        let (error, _) = tokens.get(&partner, &client, now).await.err().unwrap();
+        let NoToken { error, call, is_hearsay } = tokens.get(&partner, &client, now).await.err().unwrap();
+        assert_eq!(is_hearsay, call.is_none(), "after one failure");
         assert!(matches!(&error, SendError::NoToken(why) if why.contains("503")), "{error}");
         assert!(!error.is_ambiguous());
     }
@@ -117,6 +118,8 @@ async fn a_token_endpoint_that_is_down_is_not_stormed() {
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert!(tokens.get(&partner, &client, now).await.is_err());
     assert_eq!(fetches.load(Ordering::SeqCst), 2, "after a pause it is asked again");
+    let told = tokens.get(&partner, &client, now).await.err().unwrap();
+    assert!(told.call.is_none() && !told.is_hearsay, "two failures are an outage");
 }
 
 #[tokio::test]
@@ -138,7 +141,7 @@ async fn what_a_provider_repeats_of_our_secrets_is_blotted_out() {
         })
         .await;
         let (partner, client, tokens) = (partner(&url.replace("/cancel", "")), client(), Tokens::default());
-        let (error, _) = tokens.get(&partner, &client, now).await.err().unwrap();
+        let NoToken { error, .. } = tokens.get(&partner, &client, now).await.err().unwrap();
         let SendError::TokenRefused(said) = error else { panic!("{error}") };
         assert!(said.contains("bad signature ****") && said.trim_end_matches('*').ends_with(' '), "{said}");
         let at = chrono::Utc::now();

@@ -12,7 +12,7 @@ use crate::{
         profile::{CommandField, SigningMode, Source},
         request::Partner,
         response::Answer,
-        token::Tokens,
+        token::{NoToken, Tokens},
     },
 };
 use chrono::{DateTime, TimeDelta, Utc};
@@ -124,12 +124,12 @@ impl Check<'_> {
                 self.add(Grade::Good, "the token call gives a token");
                 Some(fetched.token)
             }
-            Err((SendError::TokenRefused(said), _)) => {
+            Err(NoToken { error: SendError::TokenRefused(said), .. }) => {
                 let text = format!("the token call is refused: {said}. {}", self.advice(Operation::Token));
                 self.add(Grade::Wrong, text);
                 None
             }
-            Err((error, call)) => {
+            Err(NoToken { error, call, .. }) => {
                 let answered = call.is_some_and(|call| call.http_status.is_some());
                 let url = &self.partner().token_base_url;
                 let text = match answered {
