@@ -158,9 +158,12 @@ impl Gate {
         })
     }
 
-    /// A consumer is about to begin.
+    /// A consumer is about to begin again, where one was left off on purpose.
     pub fn begin_consuming(&self) {
-        self.lock().consumer = Consumer::Switching(Instant::now());
+        let mut inner = self.lock();
+        if let Consumer::Switching(since) = &mut inner.consumer {
+            *since = Instant::now();
+        }
     }
 
     /// The broker has our consumer, until this is dropped. Dropped without [`Registered::leave`], it is missing.
@@ -288,13 +291,14 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_missing_consumer_is_seen_and_a_moment_between_two_is_not() {
         let gate = gate();
-        assert!(!gate.view().as_it_should_be, "nobody has begun");
         gate.begin_consuming();
-        assert!(gate.view().as_it_should_be);
+        assert!(!gate.view().as_it_should_be, "the first has not begun");
         gate.registered().leave();
         assert!(!gate.view().consuming && gate.view().as_it_should_be);
         tokio::time::sleep(SWITCH_WITHIN).await;
         assert!(!gate.view().as_it_should_be, "it has not begun again");
+        gate.begin_consuming();
+        assert!(gate.view().as_it_should_be);
         let registered = gate.registered();
         assert!(gate.view().consuming && gate.view().as_it_should_be);
         drop(registered);
