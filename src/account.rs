@@ -24,7 +24,10 @@ use gate::Gate;
 use pace::Pace;
 use secrecy::SecretString;
 use std::{
-    sync::{Arc, Mutex, PoisonError, atomic::AtomicI64},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicI64, Ordering},
+    },
     time::Duration,
 };
 use tokio::time::Instant;
@@ -48,6 +51,8 @@ pub struct Account {
     claims: Arc<Claims>,
     pace: Option<Pace>,
     seen: Mutex<Seen>,
+    /// That the provider refuses us was told, and it has accepted nothing since.
+    doubted: AtomicBool,
     metrics: Arc<Metrics>,
     stop: Stop,
 }
@@ -76,6 +81,7 @@ impl Account {
             claims: Arc::default(),
             pace: settings.max_requests_per_second.map(Pace::new),
             seen: Mutex::default(),
+            doubted: AtomicBool::new(false),
             settings,
             metrics,
             stop,
@@ -113,7 +119,9 @@ impl Account {
                 let clock = clock_skew.filter(|skew| skew.abs() > NOTABLE_SKEW_S);
                 let look = match clock {
                     Some(_) => "this machine's clock first: it differs from the provider's",
-                    None => "keys, ids, signed path and rights; `check --connect` and `sign` help",
+                    None => {
+                        "whether the provider has our public key; ids; signed path; rights. `check --connect` tries them, `sign` shows what is signed"
+                    }
                 };
                 error!(
                     account,
@@ -121,7 +129,7 @@ impl Account {
                     clock_skew_s = clock_skew,
                     look_at = look,
                     "ALERT: the provider refuses five different commands in a row, so none of them is to blame: the \
-                     account pauses, and tries with one at a time. Nothing is lost"
+                     account rests, and tries with one at a time. Nothing is lost"
                 );
             }
             (State::Trying { .. }, State::Resting { until: _, why }) => {
@@ -195,10 +203,13 @@ impl Gateway for Arc<Account> {
                 seen.clock_skew = Some(skew(date, call.sent.at, call.sent.duration));
             }
             if call.health != Health::Good {
-                let what = match (&call.sent.result, call.code) {
-                    (_, Some(code)) => code.to_string(),
+                let what = match (&call.sent.result, call.answer.and_then(|answer| answer.code)) {
+                    (Ok(reply), Some(code)) => {
+                        let message = call.answer.and_then(|answer| answer.message.as_deref()).unwrap_or_default();
+                        format!("HTTP {}, {code} {message}", reply.http_status)
+                    }
                     (Ok(reply), None) => format!("HTTP {} with no response code", reply.http_status),
-                    (Err(error), None) => error.to_string(),
+                    (Err(error), _) => error.to_string(),
                 };
                 seen.last_error = Some((call.sent.at, format!("{}: {what}", call.operation.name())));
             }
@@ -214,6 +225,18 @@ impl Gateway for Arc<Account> {
     }
 
     fn note_visit(&self, (_, era): &Self::Claim, news: News<'_>) {
+        if news.denied.is_some() && !self.doubted.swap(true, Ordering::Relaxed) {
+            let last_error = self.seen().last_error.map(|(_, what)| what);
+            warn!(
+                account = self.settings.name,
+                last_error,
+                "the provider refuses us, for reasons that lie in keys, ids or rights; `check --connect` tells more. Its \
+                 commands wait, and use up no attempts"
+            );
+        }
+        if news.accepted {
+            self.doubted.store(false, Ordering::Relaxed);
+        }
         self.tell(self.gate.hear(*era, news));
     }
 }

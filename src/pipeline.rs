@@ -24,7 +24,7 @@ use crate::{
     outcome::Cause,
     retry::{self, CallRecord, Later, Policy, Progress},
     snap::{
-        Code, Operation, Reply, SendError,
+        Operation, Reply, SendError,
         profile::{CommandField, QueryCall},
         request::Partner,
         response::Answer,
@@ -87,7 +87,7 @@ pub struct Called<'a> {
     /// What it says of the provider.
     pub health: Health,
     pub sent: &'a Sent,
-    pub code: Option<Code>,
+    pub answer: Option<&'a Answer>,
 }
 
 /// The broker, as the story needs it. Every method returns when the broker has confirmed the message.

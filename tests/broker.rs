@@ -191,7 +191,7 @@ async fn what_no_account_takes_is_told_and_parked() {
     events.wait(3, SOON).await;
 
     // A publisher's expiration takes commands out of the queue while nobody works.
-    worker.kill();
+    assert_eq!(worker.stop("-TERM").await.0, 0);
     let expiring = persistent().with_expiration("50".into());
     assert!(client.publish_raw(&names.commands(), "bnc", command("late", "R3").to_string().as_bytes(), expiring).await);
     until("the command expires", SOON, || Box::pin(async { client.depth(&names.strays()).await == 1 })).await;

@@ -312,7 +312,7 @@ impl<'a, G: Gateway, O: Outbox, W: World> Visit<'a, G, O, W> {
         let code = answer.as_ref().and_then(|answer| answer.code);
         self.excused = sent.is_hearsay;
         let health = if self.excused { Health::Untold } else { verdict::health(result, operation, verdict) };
-        pipeline.gateway.note_call(&Called { operation, verdict, health, sent: &sent, code });
+        pipeline.gateway.note_call(&Called { operation, verdict, health, sent: &sent, answer: answer.as_ref() });
         if operation == Operation::Cancel || self.told.is_none_or(|(before, _)| before != Operation::Cancel) {
             self.told = Some((operation, health));
         }
