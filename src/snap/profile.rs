@@ -4,6 +4,7 @@
 //! checked while it is read, so that a mistake is refused at start with its line and the reason, and the rest of the
 //! crate can trust it.
 
+mod check;
 mod field;
 mod template;
 
@@ -352,81 +353,12 @@ impl Profile {
             line: e.span().map(|span| line_at(span.start)),
             reason: e.message().to_owned(),
         })?;
-        profile.check().map_err(|(key, reason)| ProfileError {
+        check::check(&profile).map_err(|(key, reason)| ProfileError {
             place: place.to_owned(),
             line: text.lines().position(|line| line.trim_start().starts_with(key)).map(|at| at + 1),
             reason,
         })?;
         Ok(profile)
-    }
-
-    /// What only several values together can get wrong: the start of the line to blame, and the reason.
-    fn check(&self) -> Result<(), (&'static str, String)> {
-        if self.means == Means::Reverse {
-            let reason = "a cancel that reverses a payment is a refund; this worker only withdraws unpaid QRs";
-            return Err(("means", reason.into()));
-        }
-        if self.signing.modes.is_empty() {
-            return Err(("modes", "name at least one signing mode: \"symmetric\" or \"asymmetric\"".into()));
-        }
-        let any_token = self.signing.token || self.signing.modes.contains(&SigningMode::Symmetric);
-        if any_token && self.token.is_none() {
-            return Err((
-                "[signing]",
-                "calls need an access token, and there is no [token] section to say how to get one".into(),
-            ));
-        }
-        let sent = |wanted| self.headers.values().any(|header| header.placeholders().any(|p| p == wanted));
-        for (wanted, needed) in
-            [(Placeholder::Signature, true), (Placeholder::Timestamp, true), (Placeholder::Token, any_token)]
-        {
-            if needed && !sent(wanted) {
-                return Err(("[headers]", format!("no header holds {{{}}}", wanted.name())));
-            }
-        }
-        if let Some(token) = &self.token {
-            if token.access_token.is_empty() || token.expires_in.is_empty() {
-                return Err(("[token]", "access_token and expires_in each need at least one accepted name".into()));
-            }
-            let callable = |p| !matches!(p, Placeholder::Token | Placeholder::ExternalId);
-            if !token.headers.values().flat_map(Template::placeholders).all(callable) {
-                return Err(("[token", "a token call has no {token} and no {external_id}".into()));
-            }
-        }
-        let is_name = |name: &&String| {
-            !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
-        };
-        if let Some(name) = self.headers.keys().find(|name| !is_name(name)) {
-            return Err(("[headers]", format!("{name:?} is no name of a header")));
-        }
-        if let Some(name) = self.token.iter().flat_map(|token| token.headers.keys()).find(|name| !is_name(name)) {
-            return Err(("[token", format!("{name:?} is no name of a header")));
-        }
-        let queries = self.query.iter().flat_map(|query| &query.fields);
-        let takes = |wanted| self.cancel.fields.iter().any(|f| f.source == Source::Command(wanted));
-        for (field, section) in
-            self.cancel.fields.iter().map(|f| (f, "[cancel]")).chain(queries.map(|f| (f, "[query]")))
-        {
-            let of = |call: &[Field]| call.iter().filter(|other| other.name == field.name).count();
-            let call = if section == "[cancel]" {
-                &self.cancel.fields
-            } else {
-                &self.query.as_ref().expect("has fields").fields
-            };
-            if of(call) > 1 {
-                return Err((section, format!("{} is listed twice", field.name)));
-            }
-            // A query can only be made of what the cancel command brought.
-            if let (Source::Command(from), "[query]") = (&field.source, section)
-                && !takes(*from)
-            {
-                return Err((
-                    section,
-                    format!("{} is filled from {}, which [cancel] does not take", field.name, from.name()),
-                ));
-            }
-        }
-        Ok(())
     }
 
     /// Whether calls carry an access token when signed in this mode.
