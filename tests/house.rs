@@ -182,7 +182,7 @@ fn every_test_that_the_readme_names_exists() {
 
 #[test]
 fn links_of_the_documents_lead_somewhere() {
-    for document in ["README.md", "docs/PERMISSIONS.md", "docs/RELIABILITY.md"] {
+    for document in ["README.md", "CONTRIBUTING.md", "docs/PERMISSIONS.md", "docs/RELIABILITY.md"] {
         let text = read(document);
         let folder = Path::new(HERE).join(document).parent().unwrap().to_owned();
         for target in text.split("](").skip(1).map(|rest| rest.split(')').next().unwrap()) {
