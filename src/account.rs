@@ -7,7 +7,7 @@ mod pace;
 
 use crate::{
     breaker::{Health, News, State, Why},
-    metrics::Metrics,
+    metrics::{self, Metrics},
     pipeline::{Called, Gateway, Sent, World},
     settings,
     shutdown::Stop,
@@ -53,7 +53,7 @@ pub struct Account {
     seen: Mutex<Seen>,
     /// That the provider refuses us was told, and it has accepted nothing since.
     doubted: AtomicBool,
-    metrics: Arc<Metrics>,
+    pub metrics: Arc<metrics::Provider>,
     stop: Stop,
 }
 
@@ -71,8 +71,8 @@ pub struct Seen {
 
 impl Account {
     /// # Errors
-    /// When its HTTP client cannot be set up.
-    pub fn new(settings: Arc<settings::Account>, metrics: Arc<Metrics>, stop: Stop) -> Result<Self, String> {
+    /// When its HTTP client cannot be set up, or there are no metrics for it.
+    pub fn new(settings: Arc<settings::Account>, metrics: &Metrics, stop: Stop) -> Result<Self, String> {
         Ok(Self {
             client: Client::new(&settings.client)?,
             gate: Arc::new(Gate::new(settings.at_once(), settings.breaker, settings.state)),
@@ -82,8 +82,8 @@ impl Account {
             pace: settings.max_requests_per_second.map(Pace::new),
             seen: Mutex::default(),
             doubted: AtomicBool::new(false),
+            metrics: metrics.provider(&settings.name).ok_or("no metrics")?,
             settings,
-            metrics,
             stop,
         })
     }
@@ -99,7 +99,9 @@ impl Account {
     /// Waits for the turn of a request, and says what time it is then.
     async fn turn(&self) -> DateTime<Utc> {
         if let Some(pace) = &self.pace {
+            let asked = Instant::now();
             pace.turn().await;
+            self.metrics.waited_for_turn(asked.elapsed());
         }
         RealWorld.now()
     }
@@ -195,7 +197,7 @@ impl Gateway for Arc<Account> {
     }
 
     fn note_call(&self, call: &Called<'_>) {
-        self.metrics.call(&self.settings.name, call);
+        self.metrics.call(call);
         {
             let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
             let date = call.sent.result.as_ref().ok().and_then(|reply| reply.date);
@@ -237,7 +239,11 @@ impl Gateway for Arc<Account> {
         if news.accepted {
             self.doubted.store(false, Ordering::Relaxed);
         }
-        self.tell(self.gate.hear(*era, news));
+        let (before, after) = self.gate.hear(*era, news);
+        if let (State::Closed | State::Trying { .. }, State::Resting { why, .. }) = (before, after) {
+            self.metrics.rests(why);
+        }
+        self.tell((before, after));
     }
 }
 

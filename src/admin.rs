@@ -14,7 +14,7 @@ use hyper_util::{
 };
 use serde_json::{Value, json};
 use std::{sync::Arc, time::Duration};
-use tokio::{net::TcpListener, sync::Semaphore};
+use tokio::{net::TcpListener, runtime::Handle, sync::Semaphore};
 use tracing::debug;
 
 /// More at the same time have to wait: these pages must not cost a payment worker its descriptors.
@@ -60,10 +60,10 @@ type Work = extract::State<Arc<Worker>>;
 async fn metrics(extract::State(worker): Work) -> impl IntoResponse {
     for account in &worker.accounts {
         let (view, seen) = (account.gate.view(), account.seen());
-        let (name, in_flight) = (&account.settings.name, account.gate.in_flight());
-        worker.metrics.account(name, in_flight, view.breaker, view.paused, seen.clock_skew);
+        account.metrics.stands(&view, account.gate.in_flight(), seen.clock_skew);
     }
-    worker.metrics.broker(worker.broker.is_connected(), worker.broker.is_blocked());
+    worker.metrics.broker.stands(&worker.broker);
+    worker.metrics.process.stands(&Handle::current().metrics());
     match worker.metrics.text() {
         Ok(text) => Ok(([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text)),
         Err(error) => Err((StatusCode::INTERNAL_SERVER_ERROR, error.to_string())),

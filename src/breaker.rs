@@ -32,7 +32,7 @@ impl Default for Rules {
 }
 
 /// What makes an account rest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Why {
     /// Visits fail: the provider is down, does not answer, or answers with errors of its own.
     Failing,
@@ -41,6 +41,8 @@ pub enum Why {
 }
 
 impl Why {
+    pub const ALL: [Self; 2] = [Self::Failing, Self::Misconfigured];
+
     pub fn name(self) -> &'static str {
         match self {
             Self::Failing => "failing",

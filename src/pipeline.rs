@@ -97,6 +97,7 @@ pub trait Outbox: Send + Sync {
         &self,
         message: &Message,
         progress: &Progress,
+        why: Later,
         delay: Duration,
     ) -> impl Future<Output = Result<(), NotConfirmed>> + Send;
     /// Lets a command wait with the headers that it came with.
@@ -213,7 +214,7 @@ impl<G: Gateway, O: Outbox, W: World> Pipeline<G, O, W> {
         let finish = match step {
             Step::Finish(finish) => finish,
             Step::Wait(why, delay) => {
-                self.outbox.retry(message, &progress, delay).await?;
+                self.outbox.retry(message, &progress, why, delay).await?;
                 debug!(why = why.name(), ?delay, attempts = progress.attempts, "waits for its next attempt");
                 return Ok(Ending::Scheduled(why));
             }
@@ -280,10 +281,10 @@ async fn conclude<O: Outbox, W: World>(
         warn!(%error, cause = finish.cause.name(), "decided, but not told; will be told again");
         finish.tellings += 1;
         progress.finish = Some(finish);
-        let delay =
-            retry::next(policy, &mut progress, Later::Unpublished, None, world.jitter()).unwrap_or(retry::SHORTEST);
-        outbox.retry(message, &progress, delay).await?;
-        return Ok(Ending::Scheduled(Later::Unpublished));
+        let why = Later::Unpublished;
+        let delay = retry::next(policy, &mut progress, why, None, world.jitter()).unwrap_or(retry::SHORTEST);
+        outbox.retry(message, &progress, why, delay).await?;
+        return Ok(Ending::Scheduled(why));
     }
     outbox.reply(&event, message).await;
     info!(

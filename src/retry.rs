@@ -139,7 +139,7 @@ fn milliseconds<S: serde::Serializer>(time: &DateTime<Utc>, serializer: S) -> Re
 }
 
 /// Why a command waits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Later {
     /// The transaction is still open: cancel again.
     Open,
@@ -162,10 +162,12 @@ pub enum Later {
     InHand,
     /// The outcome is decided; its event, or the parked copy, was not confirmed.
     Unpublished,
+    /// It was published before its account's queue was there, and is sent to it.
+    Rerouted,
 }
 
 impl Later {
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Open,
         Self::Pending,
         Self::Paying,
@@ -178,6 +180,7 @@ impl Later {
         Self::Interrupted,
         Self::InHand,
         Self::Unpublished,
+        Self::Rerouted,
     ];
 
     pub fn name(self) -> &'static str {
@@ -194,6 +197,7 @@ impl Later {
             Self::Interrupted => "interrupted",
             Self::InHand => "in_hand",
             Self::Unpublished => "unpublished",
+            Self::Rerouted => "rerouted",
         }
     }
 }
@@ -218,7 +222,7 @@ pub fn next(
             let tellings = progress.finish.as_ref().map_or(0, |finish| finish.tellings);
             Some(delay(doubled(tellings.saturating_sub(1))))
         }
-        Later::Misconfigured if progress.attempts < policy.max_attempts => {
+        Later::Misconfigured | Later::Rerouted if progress.attempts < policy.max_attempts => {
             Some(delay(doubled(progress.doubts.saturating_add(progress.attempts).saturating_sub(1))))
         }
         Later::CutOff => {

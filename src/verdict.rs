@@ -231,43 +231,53 @@ fn case(code: Option<Code>) -> String {
     code.map_or_else(String::new, |code| format!("{}{}", &code.as_str()[..3], &code.as_str()[5..]))
 }
 
+/// The standard's table: what each case, which is a code without its service, says of a cancel.
+const CASES: &[(CodeClass, &[&str])] = {
+    use CodeClass::{Canceled, Misconfigured, Pending, Refused, Retry, Token, Unknown, Verify};
+    &[
+        (Canceled, &["20000"]),
+        (Pending, &["20200"]),
+        (Refused, &["40000", "40001", "40002"]),
+        // In practice also a stale timestamp: `of_cancel` lets it be repeated once.
+        (Misconfigured, &["40100"]),
+        (Token, &["40101", "40103"]),
+        (Refused, &["40102", "40104"]),
+        // Expired: nothing is left to cancel, unless the customer paid.
+        (Verify, &["40300"]),
+        // The merchant may not call this API.
+        (Misconfigured, &["40301"]),
+        (Refused, &["40302", "40303", "40305"]),
+        // Too many requests; cut-off time, which `of_cancel` tells apart.
+        (Retry, &["40304", "40306"]),
+        (Refused, &["40307", "40308", "40309", "40310", "40311", "40312", "40313", "40314", "40315", "40316", "40317"]),
+        (Refused, &["40318", "40320", "40321", "40322", "40323"]),
+        // Merchant blacklisted.
+        (Misconfigured, &["40319"]),
+        // Invalid status (paid? cancelled? expired?), not found (a race with its creation?), cancelled by the customer.
+        (Verify, &["40400", "40401", "40404"]),
+        (Refused, &["40402", "40403", "40405", "40406", "40407", "40409"]),
+        // Invalid merchant; partner not found.
+        (Misconfigured, &["40408", "40416"]),
+        // Invalid transition; paid; inconsistent with an earlier request; bill expired.
+        (Verify, &["40410", "40414", "40418", "40419"]),
+        (Refused, &["40411", "40412", "40413", "40415", "40417", "40500"]),
+        // Not allowed at this time; external id used already; duplicate that was successful.
+        (Verify, &["40501", "40900", "40901"]),
+        (Retry, &["42900"]),
+        (Unknown, &["50000", "50001", "50002", "50400"]),
+    ]
+};
+
+/// The codes of an operation that the standard's table has; the table is one for all operations.
+pub fn known_codes(operation: Operation) -> impl Iterator<Item = Code> {
+    let cases = CASES.iter().flat_map(|(_, cases)| cases.iter());
+    cases.filter_map(move |case| Code::parse(&format!("{}{}{}", &case[..3], operation.service(), &case[3..])))
+}
+
 /// What the standard's table says of a cancel's code; `None` if it is not in the table.
 fn class(code: Code) -> Option<CodeClass> {
-    use CodeClass::{Canceled, Misconfigured, Pending, Refused, Retry, Token, Unknown, Verify};
-    Some(match case(Some(code)).as_str() {
-        "20000" => Canceled,
-        "20200" => Pending,
-        "40000" | "40001" | "40002" => Refused,
-        // In practice also a stale timestamp: `of_cancel` lets it be repeated once.
-        "40100" => Misconfigured,
-        "40101" | "40103" => Token,
-        "40102" | "40104" => Refused,
-        // Expired: nothing is left to cancel, unless the customer paid.
-        "40300" => Verify,
-        // The merchant may not call this API.
-        "40301" => Misconfigured,
-        "40302" | "40303" | "40305" => Refused,
-        // Too many requests; cut-off time, which `of_cancel` tells apart.
-        "40304" | "40306" => Retry,
-        "40307" | "40308" | "40309" | "40310" | "40311" | "40312" | "40313" | "40314" | "40315" | "40316" | "40317"
-        | "40318" => Refused,
-        // Merchant blacklisted.
-        "40319" => Misconfigured,
-        "40320" | "40321" | "40322" | "40323" => Refused,
-        // Invalid status (paid? cancelled? expired?), not found (a race with its creation?), cancelled by the customer.
-        "40400" | "40401" | "40404" => Verify,
-        "40402" | "40403" | "40405" | "40406" | "40407" | "40409" => Refused,
-        // Invalid merchant; partner not found.
-        "40408" | "40416" => Misconfigured,
-        // Invalid transition; paid; inconsistent with an earlier request; bill expired.
-        "40410" | "40414" | "40418" | "40419" => Verify,
-        "40411" | "40412" | "40413" | "40415" | "40417" | "40500" => Refused,
-        // Not allowed at this time; external id used already; duplicate that was successful.
-        "40501" | "40900" | "40901" => Verify,
-        "42900" => Retry,
-        "50000" | "50001" | "50002" | "50400" => Unknown,
-        _ => return None,
-    })
+    let case = case(Some(code));
+    CASES.iter().find(|(_, cases)| cases.contains(&case.as_str())).map(|(class, _)| *class)
 }
 
 #[cfg(test)]

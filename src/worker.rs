@@ -1,9 +1,10 @@
 //! One worker: everything of it that outlives a session with the broker, and whether it does what it should.
 
 use crate::{
-    account::{Account, gate::Gate},
+    account::{Account, RealWorld, gate::Gate},
     amqp::Standing,
     metrics::Metrics,
+    pipeline::World,
     settings::{Settings, State},
     shutdown::Stop,
 };
@@ -18,7 +19,7 @@ pub struct Worker {
     pub accounts: Vec<Arc<Account>>,
     /// The gate of the queue of strays.
     pub strays: Arc<Gate>,
-    pub broker: Arc<Standing>,
+    pub broker: Standing,
     pub metrics: Arc<Metrics>,
     pub stop: Stop,
 }
@@ -27,15 +28,15 @@ impl Worker {
     /// # Errors
     /// When an account's HTTP client or the metrics cannot be set up.
     pub fn new(settings: Settings, stop: Stop) -> Result<Self, String> {
-        let names = settings.accounts.iter().map(|account| account.name.as_str());
-        let metrics = Arc::new(Metrics::new(names).map_err(|e| format!("metrics: {e}"))?);
+        let metrics = Arc::new(Metrics::new(&settings.accounts).map_err(|e| format!("metrics: {e}"))?);
+        metrics.process.settings_loaded(RealWorld.now());
         let mut accounts = Vec::new();
         for account in &settings.accounts {
-            let ready = Account::new(account.clone(), metrics.clone(), stop.clone());
+            let ready = Account::new(account.clone(), &metrics, stop.clone());
             accounts.push(Arc::new(ready.map_err(|e| format!("account {}: {e}", account.name))?));
         }
         let strays = Arc::new(Gate::open(STRAYS_AT_ONCE));
-        Ok(Self { settings, accounts, strays, broker: Arc::default(), metrics, stop })
+        Ok(Self { settings, accounts, strays, broker: Standing::default(), metrics, stop })
     }
 
     /// Why it does not do what it should, if so.
@@ -61,6 +62,7 @@ impl Worker {
     /// Takes over from new settings what can change while the worker runs, which is what accounts are paused, and says what
     /// else has changed.
     pub fn renew(&self, new: &Settings) {
+        self.metrics.process.settings_loaded(RealWorld.now());
         let mut later = Vec::new();
         for account in &self.accounts {
             let name = &account.settings.name;

@@ -182,11 +182,14 @@ fn every_test_that_the_readme_names_exists() {
 
 #[test]
 fn links_of_the_documents_lead_somewhere() {
-    for document in ["README.md", "CONTRIBUTING.md", "docs/PERMISSIONS.md", "docs/RELIABILITY.md"] {
-        let text = read(document);
-        let folder = Path::new(HERE).join(document).parent().unwrap().to_owned();
+    let folders = [".", "docs"].map(|folder| std::fs::read_dir(Path::new(HERE).join(folder)).unwrap());
+    let files = folders.into_iter().flatten().map(|entry| entry.unwrap().path());
+    for document in files.filter(|path| path.extension().is_some_and(|end| end == "md")) {
+        let text = std::fs::read_to_string(&document).unwrap();
+        let folder = document.parent().unwrap();
         for target in text.split("](").skip(1).map(|rest| rest.split(')').next().unwrap()) {
-            assert!(target.contains("://") || folder.join(target).exists(), "{document}: {target} is not there");
+            let is_there = target.contains("://") || folder.join(target.split('#').next().unwrap()).exists();
+            assert!(is_there, "{}: {target} is not there", document.display());
         }
     }
 }

@@ -167,21 +167,20 @@ impl<H: Handler> Work<'_, H> {
         // A panic must not look like a command that was handled.
         let alarm = self.torn.clone().drop_guard();
         let task = async move {
-            let account = metrics.label(&message.routing_key);
-            metrics.received(account);
+            let metrics = metrics.commands(&message.routing_key);
+            metrics.received(&message);
             let handled = tokio::time::timeout(HELD_AT_MOST, handler.handle(&message)).await;
             let handled = handled.unwrap_or_else(|_| Err(NotConfirmed(format!("not done within {HELD_AT_MOST:?}"))));
             let ending = match handled {
                 Ok(ending) => ending,
                 Err(error) => {
                     error!(%error, "left unacknowledged; the broker will deliver it again");
-                    metrics.left(account);
+                    metrics.left();
                     return;
                 }
             };
-            match ending {
-                Ending::Finished(cause) => metrics.finished(account, cause, since_first_seen(&message)),
-                Ending::Scheduled(_) | Ending::Postponed | Ending::Rerouted => metrics.scheduled(account),
+            if let Ending::Finished(cause) = ending {
+                metrics.finished(cause, since_first_seen(&message));
             }
             match delivery.acker.ack(BasicAckOptions::default()).await {
                 Ok(true) => {}

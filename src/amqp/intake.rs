@@ -2,15 +2,12 @@
 //! deleted, a message that cannot be read) is tried again here, and other queues do not notice.
 
 use super::{
-    AmqpError, connect,
+    AmqpError,
     consumer::{self, Handler, Shared},
-    session::pauses,
+    session::{connect, pauses},
     topology::{self, Object},
 };
-use crate::{
-    account::gate::{Gate, Taking},
-    settings::Amqp,
-};
+use crate::account::gate::{Gate, Taking};
 use backoff::backoff::Backoff;
 use lapin::{Connection, ErrorKind};
 use std::{sync::Arc, time::Duration};
@@ -26,7 +23,6 @@ const SETTLE_WITHIN: Duration = Duration::from_secs(2);
 
 /// A queue to consume.
 pub struct Intake {
-    pub amqp: Amqp,
     pub objects: Arc<Vec<Object>>,
     pub queue: String,
     pub gate: Arc<Gate>,
@@ -94,13 +90,13 @@ impl Intake {
     ) -> Result<(), AmqpError> {
         let purpose = format!("consumes {}", self.queue);
         let connection = tokio::select! {
-            connection = connect(&self.amqp, &purpose) => connection?,
+            connection = connect(&self.shared.worker, &purpose) => connection?,
             () = self.shared.stop.soon.cancelled() => return Ok(()),
         };
         let ended = async {
             // The queue may have been deleted since the session began.
             if !prepared {
-                topology::prepare(&connection, &self.amqp, &self.objects).await?;
+                topology::prepare(&connection, &self.shared.worker.settings.amqp, &self.objects).await?;
             }
             self.consume(&connection, handler, one_by_one, tasks).await
         };

@@ -3,13 +3,14 @@
 //! Publishes are pipelined on one channel and never `mandatory`: lapin pairs returned messages with the wrong confirm
 //! then. Alternate exchanges catch what is unroutable instead.
 
-use super::{Standing, headers, topology::Names};
+use super::{headers, topology::Names};
 use crate::{
     event::{CONTENT_TYPE, Event, Finish},
     message::{Carried, Message, Scalar},
+    metrics::Published,
     pipeline::{NotConfirmed, Outbox},
-    retry::Progress,
-    shutdown::Stop,
+    retry::{Later, Progress},
+    worker::Worker,
 };
 use backoff::{ExponentialBackoffBuilder, backoff::Backoff};
 use lapin::{
@@ -57,12 +58,9 @@ struct Inner {
     renewing: Mutex<()>,
     /// Replies have a channel of their own: a requester's queue must not be able to disturb anything.
     replies: Mutex<Option<Channel>>,
-    confirm_timeout: Duration,
-    reply_to_allow: Vec<String>,
-    broker: Arc<Standing>,
+    worker: Arc<Worker>,
     /// Set when the session has to be made anew.
     broken: CancellationToken,
-    stop: Stop,
 }
 
 impl AmqpOutbox {
@@ -73,34 +71,39 @@ impl AmqpOutbox {
     pub async fn open(
         connection: Arc<Connection>,
         names: Names,
-        confirm_timeout: Duration,
-        reply_to_allow: Vec<String>,
-        broker: Arc<Standing>,
+        worker: Arc<Worker>,
         broken: CancellationToken,
-        stop: Stop,
     ) -> lapin::Result<Self> {
         let channel = std::sync::Mutex::new(confirming(&connection).await?);
         let (renewing, replies) = (Mutex::default(), Mutex::default());
-        Ok(Self(Arc::new(Inner {
-            names,
-            connection,
-            channel,
-            renewing,
-            replies,
-            confirm_timeout,
-            reply_to_allow,
-            broker,
-            broken,
-            stop,
-        })))
+        Ok(Self(Arc::new(Inner { names, connection, channel, renewing, replies, worker, broken })))
     }
 
     async fn confirmed(
+        &self,
+        what: Published,
+        exchange: &str,
+        routing_key: &str,
+        body: &[u8],
+        properties: BasicProperties,
+    ) -> Result<(), Unconfirmed> {
+        let (metrics, begun) = (&self.0.worker.metrics.broker, Instant::now());
+        let published = self.published(exchange, routing_key, body, properties, begun).await;
+        match &published {
+            Ok(()) => metrics.confirmed(what, begun.elapsed()),
+            Err(Unconfirmed::Refused) => metrics.nacked(what),
+            Err(Unconfirmed::Unknown(_)) => metrics.failed(what),
+        }
+        published
+    }
+
+    async fn published(
         &self,
         exchange: &str,
         routing_key: &str,
         body: &[u8],
         properties: BasicProperties,
+        begun: Instant,
     ) -> Result<(), Unconfirmed> {
         let inner = &self.0;
         let channel = self.channel();
@@ -109,9 +112,8 @@ impl AmqpOutbox {
             channel.basic_publish(exchange.into(), routing_key.into(), options, body, properties).await?.await
         };
         tokio::pin!(publishing);
-        let begun = Instant::now();
         loop {
-            match tokio::time::timeout(inner.confirm_timeout, &mut publishing).await {
+            match tokio::time::timeout(self.confirm_timeout(), &mut publishing).await {
                 Ok(Ok(Confirmation::Ack(_))) => return Ok(()),
                 Ok(Ok(_)) => {
                     self.renew(&channel).await;
@@ -122,11 +124,15 @@ impl AmqpOutbox {
                     return Err(Unconfirmed::Unknown(error.to_string()));
                 }
                 // A blocked connection writes nothing; a new one would not either.
-                Err(_) if inner.broker.is_blocked() && self.may_hold(begun) => {}
+                Err(_) if inner.worker.broker.is_blocked() && self.may_hold(begun) => {}
                 // One queue that does not confirm is no reason to tear everybody's connections.
                 Err(_) => return Err(Unconfirmed::Unknown(format!("no confirm within {:?}", begun.elapsed()))),
             }
         }
+    }
+
+    fn confirm_timeout(&self) -> Duration {
+        self.0.worker.settings.amqp.confirm_timeout
     }
 
     fn channel(&self) -> Channel {
@@ -141,7 +147,7 @@ impl AmqpOutbox {
         if self.channel().id() != refused.id() {
             return;
         }
-        match tokio::time::timeout(inner.confirm_timeout, confirming(&inner.connection)).await {
+        match tokio::time::timeout(self.confirm_timeout(), confirming(&inner.connection)).await {
             Ok(Ok(new)) => *inner.channel.lock().unwrap_or_else(PoisonError::into_inner) = new,
             Ok(Err(error)) => debug!(%error, "no other channel to publish on"),
             Err(_) => debug!("no other channel to publish on in time"),
@@ -149,11 +155,17 @@ impl AmqpOutbox {
     }
 
     fn may_hold(&self, since: Instant) -> bool {
-        since.elapsed() < HOLD && !self.0.stop.now.is_cancelled() && !self.0.broken.is_cancelled()
+        since.elapsed() < HOLD && !self.0.worker.stop.now.is_cancelled() && !self.0.broken.is_cancelled()
     }
 
     /// Publishes into a bucket. A bucket that is full refuses; then this slows down and tries again, within a limit.
-    async fn wait(&self, message: &Message, delay: Duration, ours: Vec<(String, Scalar)>) -> Result<(), NotConfirmed> {
+    async fn wait(
+        &self,
+        message: &Message,
+        why: Option<Later>,
+        delay: Duration,
+        ours: Vec<(String, Scalar)>,
+    ) -> Result<(), NotConfirmed> {
         let (bucket, ms) = self.0.names.bucket_for(delay);
         let mut pauses = ExponentialBackoffBuilder::new()
             .with_initial_interval(Duration::from_millis(200))
@@ -163,8 +175,11 @@ impl AmqpOutbox {
         let begun = Instant::now();
         loop {
             let properties = headers::copied(&message.properties, ours.clone()).with_expiration(ms.to_string().into());
-            match self.confirmed(&bucket, &message.routing_key, &message.body, properties).await {
-                Ok(()) => return Ok(()),
+            match self.confirmed(Published::Retry, &bucket, &message.routing_key, &message.body, properties).await {
+                Ok(()) => {
+                    self.0.worker.metrics.commands(&message.routing_key).waits(why, delay);
+                    return Ok(());
+                }
                 Err(Unconfirmed::Refused) if self.may_hold(begun) => {
                     let pause = pauses.next_backoff().unwrap_or(Duration::from_secs(10));
                     warn!(bucket, ?pause, "the bucket refused a retry (is it full?); trying again");
@@ -181,7 +196,7 @@ impl AmqpOutbox {
             return true;
         }
         !self.0.names.is_ours(queue)
-            && self.0.reply_to_allow.iter().any(|allowed| match allowed.strip_suffix('*') {
+            && self.0.worker.settings.amqp.reply_to_allow.iter().any(|allowed| match allowed.strip_suffix('*') {
                 Some(stem) => queue.starts_with(stem),
                 None => queue == allowed,
             })
@@ -225,8 +240,14 @@ fn of_event(event: &Event, message: &Message) -> BasicProperties {
 }
 
 impl Outbox for AmqpOutbox {
-    async fn retry(&self, message: &Message, progress: &Progress, delay: Duration) -> Result<(), NotConfirmed> {
-        self.wait(message, delay, headers::of_progress(progress)).await
+    async fn retry(
+        &self,
+        message: &Message,
+        progress: &Progress,
+        why: Later,
+        delay: Duration,
+    ) -> Result<(), NotConfirmed> {
+        self.wait(message, Some(why), delay, headers::of_progress(progress)).await
     }
 
     async fn postpone(&self, message: &Message, delay: Duration) -> Result<(), NotConfirmed> {
@@ -234,19 +255,20 @@ impl Outbox for AmqpOutbox {
             Carried::Foreign { headers, .. } => headers.clone(),
             _ => vec![],
         };
-        self.wait(message, delay, kept).await
+        self.wait(message, None, delay, kept).await
     }
 
     async fn park(&self, message: &Message, progress: &Progress, finish: &Finish) -> Result<(), NotConfirmed> {
         let ours = headers::of_parked(&message.routing_key, progress, finish);
         let (parked, properties) = (self.0.names.parked(), headers::copied(&message.properties, ours));
-        let confirmed = self.confirmed(&parked, &message.routing_key, &message.body, properties).await;
+        let confirmed =
+            self.confirmed(Published::Parked, &parked, &message.routing_key, &message.body, properties).await;
         confirmed.map_err(|error| error.at(&parked))
     }
 
     async fn publish(&self, event: &Event, message: &Message) -> Result<(), NotConfirmed> {
         let (events, properties) = (self.0.names.events(), of_event(event, message));
-        let confirmed = self.confirmed(&events, &event.routing_key, &event.body, properties).await;
+        let confirmed = self.confirmed(Published::Event, &events, &event.routing_key, &event.body, properties).await;
         confirmed.map_err(|error| error.at(&events))
     }
 

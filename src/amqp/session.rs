@@ -6,7 +6,7 @@
 //! with it.
 
 use super::{
-    AmqpError, connect,
+    AmqpError,
     consumer::Shared,
     intake::{Intake, close},
     outbox::AmqpOutbox,
@@ -72,10 +72,17 @@ pub(super) fn pauses() -> ExponentialBackoff {
         .build()
 }
 
+/// Connects, and counts it.
+pub(super) async fn connect(worker: &Worker, purpose: &str) -> Result<Connection, AmqpError> {
+    let connected = super::connect(&worker.settings.amqp, purpose).await;
+    worker.metrics.broker.connected(connected.is_ok());
+    connected
+}
+
 async fn session(worker: &Arc<Worker>, first: &mut bool) -> Result<(), AmqpError> {
-    let Worker { settings, accounts, stop, broker, .. } = &**worker;
+    let Worker { settings, accounts, stop, .. } = &**worker;
     let publishing = tokio::select! {
-        connection = connect(&settings.amqp, "publishes") => connection?,
+        connection = connect(worker, "publishes") => connection?,
         () = stop.soon.cancelled() => return Ok(()),
     };
     let publishing = Arc::new(publishing);
@@ -92,20 +99,10 @@ async fn session(worker: &Arc<Worker>, first: &mut bool) -> Result<(), AmqpError
     // Whatever ends the session ends its helpers, too.
     let _ends = shared.broken.clone().drop_guard();
     watch(&publishing, &shared);
-    let outbox = AmqpOutbox::open(
-        publishing.clone(),
-        names.clone(),
-        settings.amqp.confirm_timeout,
-        settings.amqp.reply_to_allow.clone(),
-        broker.clone(),
-        shared.broken.clone(),
-        stop.clone(),
-    )
-    .await?;
+    let outbox = AmqpOutbox::open(publishing.clone(), names.clone(), worker.clone(), shared.broken.clone()).await?;
     worker.set_connected(true);
 
     let intake = |queue: String, gate: &Arc<Gate>| Intake {
-        amqp: settings.amqp.clone(),
         objects: objects.clone(),
         queue,
         gate: gate.clone(),

@@ -48,10 +48,11 @@ impl<O: Outbox, W: World> Strays<O, W> {
             (None, Origin::Published | Origin::Due | Origin::PastItsQueue) if known => {
                 // Should it come back (a binding that somebody has removed), it waits longer and longer, and is seen.
                 progress.doubts += 1;
-                let delay = retry::next(&self.policy, &mut progress, Later::Misconfigured, None, self.world.jitter());
+                let why = Later::Rerouted;
+                let delay = retry::next(&self.policy, &mut progress, why, None, self.world.jitter());
                 let delay = delay.unwrap_or(retry::LONGEST);
                 warn!(account = message.routing_key, ?delay, "a stray of an account that is there; sent to its queue");
-                self.outbox.retry(message, &progress, delay).await?;
+                self.outbox.retry(message, &progress, why, delay).await?;
                 return Ok(Ending::Rerouted);
             }
             (None, Origin::Published) => Cause::UnknownAccount,

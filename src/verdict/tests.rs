@@ -1,7 +1,7 @@
 use super::*;
 use crate::snap::profile::{BUILT_IN, Profile};
 use proptest::prelude::*;
-use std::{sync::LazyLock, time::Duration};
+use std::{collections::BTreeSet, sync::LazyLock, time::Duration};
 
 /// The standard's response codes with the service 77 filled in, and what each means for a cancel.
 const TABLE: &str = include_str!("../../tests/vectors/response_codes.csv");
@@ -98,6 +98,15 @@ fn every_code_of_the_standards_table_is_judged_as_its_row_says() {
             other => panic!("{other:?}"),
         };
         assert_eq!(cancel(row.code.http_status(), coded(row.code)), expected, "{}", row.code);
+    }
+}
+
+#[test]
+fn the_known_codes_of_an_operation_are_those_of_the_table() {
+    for operation in Operation::ALL {
+        let of_table: BTreeSet<_> = table().iter().map(|row| row.code.of(operation)).collect();
+        assert_eq!(known_codes(operation).count(), of_table.len(), "a code stands there twice");
+        assert_eq!(known_codes(operation).collect::<BTreeSet<_>>(), of_table);
     }
 }
 

@@ -7,7 +7,7 @@ use qris_cancel_worker::{
     event::{Event, Finish},
     message::{Carried, Message, Origin, Properties},
     pipeline::{Called, Ending, Gateway, NotConfirmed, Outbox, Pipeline, Sent, Strays, World},
-    retry::{CallRecord, Policy, Progress},
+    retry::{CallRecord, Later, Policy, Progress},
     snap::{
         Operation, Reply, SendError,
         profile::Profile,
@@ -260,7 +260,7 @@ impl Gateway for Rig {
 }
 
 impl Outbox for Rig {
-    async fn retry(&self, _: &Message, progress: &Progress, delay: Duration) -> Result<(), NotConfirmed> {
+    async fn retry(&self, _: &Message, progress: &Progress, _: Later, delay: Duration) -> Result<(), NotConfirmed> {
         self.effect("retry".into(), Nack::Retry)?;
         self.state().waiting = Some((progress.clone(), delay));
         Ok(())
