@@ -70,6 +70,12 @@ async fn an_outage_rests_its_own_account_and_ends_without_loss() {
         assert!(seen["lastError"]["what"].is_string(), "{seen}");
         assert!(worker.metric("qris_cancel_breaker_state{account=\"one\"}").await >= 1.0);
         assert_eq!(worker.metric("qris_cancel_breaker_state{account=\"two\"}").await, 0.0);
+        let scrape = worker.scrape().await;
+        let of = |metric: &str, labels: &str| scrape.sum(&format!("qris_cancel_breaker_{metric}{{{labels}}}"));
+        assert_eq!(of("reason", &format!("account=\"one\",reason=\"{why}\"")), 1.0);
+        assert_eq!((of("reason", "account=\"one\""), of("reason", "account=\"two\"")), (1.0, 0.0));
+        assert!(of("trips_total", &format!("account=\"one\",reason=\"{why}\"")) >= 1.0);
+        assert_eq!(of("trips_total", "account=\"two\""), 0.0);
         assert_eq!(worker.page("/readyz").await.0, 200, "it rests on purpose");
 
         // The neighbour does not notice, and the provider is left alone meanwhile.

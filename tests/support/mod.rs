@@ -343,16 +343,13 @@ impl Worker {
 
     /// A metric's value, or the sum over its labels' values; the name may hold labels.
     pub async fn metric(&self, name: &str) -> f64 {
-        let (_, text) = self.page("/metrics").await;
-        let (name, labels) = name.split_once('{').unwrap_or((name, "}"));
-        let wanted: Vec<_> = labels.trim_end_matches('}').split(',').filter(|label| !label.is_empty()).collect();
-        let lines = text.lines().filter(|line| {
-            line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']))
-                && wanted.iter().all(|w| line.contains(w))
-        });
-        lines.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
+        self.scrape().await.sum(name)
     }
 
+    /// All metrics, at one moment.
+    pub async fn scrape(&self) -> Scrape {
+        Scrape(self.page("/metrics").await.1)
+    }
     pub fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
@@ -374,6 +371,22 @@ impl Worker {
             assert!(begun.elapsed() < Duration::from_secs(60), "the worker does not stop:\n{}", self.read_log());
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
+    }
+}
+
+/// What Prometheus gets.
+pub struct Scrape(pub String);
+
+impl Scrape {
+    /// A metric's value, or the sum over its labels' values; the name may hold labels.
+    pub fn sum(&self, name: &str) -> f64 {
+        let (name, labels) = name.split_once('{').unwrap_or((name, "}"));
+        let wanted: Vec<_> = labels.trim_end_matches('}').split(',').filter(|label| !label.is_empty()).collect();
+        let lines = self.0.lines().filter(|line| {
+            line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']))
+                && wanted.iter().all(|w| line.contains(w))
+        });
+        lines.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
     }
 }
 
