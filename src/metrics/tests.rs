@@ -1,15 +1,26 @@
 use super::*;
-use crate::settings::Settings;
-use std::{collections::BTreeSet, path::Path};
+use crate::{
+    breaker::Health,
+    pipeline::{Called, Sent},
+    settings::Settings,
+    snap::{Code, Operation, Reply, response::Answer},
+    verdict::Verdict,
+};
+use std::{collections::BTreeSet, path::Path, time::Duration};
 
-/// What is served when nothing has happened, of an account that has everything an account can have.
-fn served() -> String {
+/// With an account that has everything an account can have.
+fn metrics() -> Metrics {
     let text = "[amqp]\nurl = { env = \"AMQP_URL\" }\n[accounts.shop]\nprofile = \"ifortepay\"\n\
                 base_url = \"https://provider.example\"\npartner_id = \"p\"\nmax_requests_per_second = 1.0\n\
                 private_key = { file = \"tests/vectors/midtrans-public-sample-key.pem\" }\n";
     let environment = BTreeMap::from([("AMQP_URL".to_owned(), "amqp://127.0.0.1".to_owned())]);
     let settings = Settings::read("metrics", text, &environment, Path::new(env!("CARGO_MANIFEST_DIR"))).unwrap();
-    let metrics = Metrics::new(&settings.accounts).unwrap();
+    Metrics::new(&settings.accounts).unwrap()
+}
+
+/// What is served when nothing has happened.
+fn served() -> String {
+    let metrics = metrics();
     let gate = crate::account::gate::Gate::open(3);
     let before = metrics.text().unwrap();
     // A skew of zero would claim that the clocks agree.
@@ -46,6 +57,32 @@ fn everything_is_there_from_the_start_at_zero() {
     let counts = text.lines().filter(|line| !line.starts_with('#') && line.contains("_total"));
     let not_zero: Vec<_> = counts.filter(|line| line.starts_with("qris_") && !line.ends_with(" 0")).collect();
     assert!(not_zero.is_empty(), "{not_zero:?}");
+}
+
+#[test]
+fn a_code_that_is_not_in_the_table_or_of_another_service_is_other() {
+    let metrics = metrics();
+    let sent = Sent {
+        token_call: None,
+        is_hearsay: false,
+        token: None,
+        at: chrono::DateTime::UNIX_EPOCH,
+        duration: Duration::ZERO,
+        result: Ok(Reply { http_status: 200, body: Vec::new(), retry_after: None, date: None }),
+    };
+    for code in [Some("2007700"), Some("2007799"), Some("2005100"), None] {
+        let answer = code.map(|code| Answer { code: Code::parse(code), ..Answer::default() });
+        let (operation, verdict, health) = (Operation::Cancel, Verdict::Unknown, Health::Good);
+        let call = Called { operation, verdict, health, sent: &sent, answer: answer.as_ref() };
+        metrics.provider("shop").unwrap().call(&call);
+    }
+    let text = metrics.text().unwrap();
+    let counted = text.lines().filter(|line| line.contains("response_codes_total{") && !line.ends_with(" 0"));
+    let counted: Vec<_> = counted.map(|line| line.strip_prefix("qris_cancel_response_codes_total").unwrap()).collect();
+    let expected = [("2007700", 1), ("none", 1), ("other", 2)];
+    let expected =
+        expected.map(|(code, times)| format!(r#"{{account="shop",code="{code}",operation="cancel"}} {times}"#));
+    assert_eq!(counted, expected);
 }
 
 /// A series: the metric's name without what a histogram adds, and its labels.
