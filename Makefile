@@ -18,7 +18,7 @@ FAULTS ?= full
 faults:
 	@scripts/rabbitmq ensure
 	rm -rf "$${CARGO_TARGET_DIR:-target}/tmp/faults"
-	FAULTS=$(FAULTS) cargo test --locked --test faults -- --test-threads=1
+	FAULTS=$(FAULTS) cargo test --locked --test faults --test cluster -- --test-threads=1
 	WRITE_TABLE=1 cargo test --locked --test faults the_table
 
 # What a change must pass beside the tests.

@@ -86,7 +86,13 @@ pub async fn run<H: Handler>(
     // is handed back.
     channel.basic_qos(limit, BasicQosOptions::default()).await?;
     let (queue, options) = (intake.queue.as_str().into(), BasicConsumeOptions::default());
-    let mut consumer = channel.basic_consume(queue, "".into(), options, FieldTable::default()).await?;
+    // A node of a cluster that has lost its majority never answers this, and all the same stays connected.
+    let registering = channel.basic_consume(queue, "".into(), options, FieldTable::default());
+    let Ok(consumer) = tokio::time::timeout(intake.amqp.confirm_timeout, registering).await else {
+        let reason = "the broker did not register the consumer in time (has the queue a leader?)";
+        return Err(AmqpError::Consuming { queue: intake.queue.clone(), reason });
+    };
+    let mut consumer = consumer?;
     let registered = intake.gate.registered();
     if intake.shared.announced.load(Ordering::Relaxed) {
         info!(queue = intake.queue, limit, "consuming again");

@@ -1,10 +1,14 @@
 //! The ledger: what was published, what the provider saw, what was told, what is parked, what still waits. It accounts for
 //! every command, and names the one that breaks a promise.
 
-use super::{Client, Place, command, exchange_json, persistent};
+use super::{Client, Place, command, exchange_json, headers, persistent, text};
 use chrono::{DateTime, Utc};
 use futures_util::StreamExt;
-use lapin::{message::Delivery, options::*, types::FieldTable};
+use lapin::{
+    message::Delivery,
+    options::*,
+    types::{AMQPValue, FieldTable},
+};
 use qris_cancel_worker::amqp::topology::Names;
 use serde_json::{Value, json};
 use std::{
@@ -77,7 +81,9 @@ impl Ledger {
         let client = Client::connect(url, place.names.clone()).await;
         let queue = format!("ledger.{}", place.prefix);
         let options = QueueDeclareOptions { durable: true, ..Default::default() };
-        client.channel.queue_declare(queue.as_str().into(), options, FieldTable::default()).await.unwrap();
+        // As replicated as the worker's own.
+        let quorum = headers(&[("x-queue-type", text("quorum")), ("x-delivery-limit", AMQPValue::LongInt(1_000_000))]);
+        client.channel.queue_declare(queue.as_str().into(), options, quorum).await.unwrap();
         let (results, everything) = (place.names.results(), QueueBindOptions::default());
         let bound = client.channel.queue_bind(
             queue.as_str().into(),

@@ -53,6 +53,17 @@ impl Broker {
         Self::start_new(&[])
     }
 
+    /// One more node for a broker's cluster.
+    pub fn joining(other: &Self) -> Self {
+        Self::start_new(&[("JOIN", other.dir.to_str().unwrap())])
+    }
+
+    /// Its name among the nodes of its cluster.
+    pub fn node(&self) -> String {
+        let known = read(self.dir.join("broker/node"));
+        known.lines().find_map(|line| line.strip_prefix("NODE=")).unwrap().to_owned()
+    }
+
     /// Brings it back from whatever a test has left it in.
     pub fn mend(&self) {
         match self.tell("status").trim() {

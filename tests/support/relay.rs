@@ -68,15 +68,21 @@ struct Rules {
 impl Relay {
     /// To a server that may come and go.
     pub async fn start(server: &str) -> Self {
+        Self::to_one_of(&[server]).await
+    }
+
+    /// To servers in turn, as a load balancer does: a connection goes to the next one that takes it.
+    pub async fn to_one_of(servers: &[&str]) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let ((way, ways), (cuts, cut), (hold, held)) =
             (watch::channel(Way::Pass), watch::channel(0), watch::channel(0));
         let rules = Rules { way: ways, cuts: cut, held: Arc::new(hold), used: Arc::default() };
-        let server = server.to_owned();
+        let mut servers: Vec<SocketAddr> = servers.iter().map(|server| server.parse().unwrap()).collect();
         tokio::spawn(async move {
             while let Ok((worker, _)) = listener.accept().await {
-                tokio::spawn(connection(worker, server.clone(), rules.clone()));
+                tokio::spawn(connection(worker, servers.clone(), rules.clone()));
+                servers.rotate_left(1);
             }
         });
         Self { address, way, cuts, held }
@@ -120,10 +126,10 @@ pub fn acknowledges(from: Direction) -> impl Fn(Direction, &[u8]) -> bool {
     move |direction, frame| direction == from && frame.get(7..11) == Some(&[0, 60, 0, 80])
 }
 
-async fn connection(worker: TcpStream, server: String, mut rules: Rules) {
+async fn connection(worker: TcpStream, servers: Vec<SocketAddr>, mut rules: Rules) {
     rules.cuts.mark_unchanged();
     let is_cut = matches!(*rules.way.borrow(), Way::Cut);
-    let server = if is_cut { None } else { TcpStream::connect(&server).await.ok() };
+    let server = if is_cut { None } else { TcpStream::connect(&servers[..]).await.ok() };
     let Some(server) = server else {
         worker.set_zero_linger().unwrap();
         return;
