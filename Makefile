@@ -1,5 +1,5 @@
 # Everything that is needed is set up by the target that needs it.
-.PHONY: build demo test faults check fuzz soak
+.PHONY: build demo test test-rabbitmq4 faults check fuzz soak
 
 build:
 	cargo build --release --locked
@@ -12,6 +12,10 @@ demo: build
 test:
 	@scripts/rabbitmq ensure
 	cargo test --locked
+
+# What talks to a broker, on RabbitMQ 4: RABBITMQ_SERVER's, Docker's, or Debian 13's, which it puts into target/rabbitmq4 (as root).
+test-rabbitmq4:
+	scripts/rabbitmq4 cargo test --locked --no-fail-fast --test broker --test cli --test input --test faults --test chaos
 
 # Every fault, as long as real ones are, and the table of figures in docs/RELIABILITY.md. FAULTS=quick for short ones.
 FAULTS ?= full
