@@ -88,7 +88,8 @@ pub async fn run<H: Handler>(
     let (queue, options) = (intake.queue.as_str().into(), BasicConsumeOptions::default());
     // A node of a cluster that has lost its majority never answers this, and all the same stays connected.
     let registering = channel.basic_consume(queue, "".into(), options, FieldTable::default());
-    let Ok(consumer) = tokio::time::timeout(intake.amqp.confirm_timeout, registering).await else {
+    let Ok(consumer) = tokio::time::timeout(intake.shared.worker.settings.amqp.confirm_timeout, registering).await
+    else {
         let reason = "the broker did not register the consumer in time (has the queue a leader?)";
         return Err(AmqpError::Consuming { queue: intake.queue.clone(), reason });
     };
