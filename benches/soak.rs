@@ -20,7 +20,7 @@ use qris_cancel_worker::{sandbox, settings::Settings, snap::request::Partner};
 use round::{ACCOUNTS, Round, Told, Transaction};
 use serde_json::{Value, json};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::PathBuf,
     process::{Child, Command, Stdio},
     sync::{
@@ -37,6 +37,9 @@ use tokio::{
     task::JoinHandle,
 };
 
+/// The logs of the worker that lives on, and of the one that dies now and then.
+const STEADY: &str = "steady.log";
+const MORTAL: &str = "mortal.log";
 /// So long nothing may move before a round's books are closed.
 const QUIET: Duration = Duration::from_millis(1_200);
 /// A round that takes longer is stuck.
@@ -134,7 +137,7 @@ impl Soak {
         let client = place.client().await;
         let (round, heard) = (Arc::new(Mutex::new(first)), Arc::<AtomicU64>::default());
         listen(&client, round.clone(), heard.clone()).await;
-        let (steady, mortal) = (Hand::start(&place, "steady.log"), Hand::start(&place, "mortal.log"));
+        let (steady, mortal) = (Hand::start(&place, STEADY), Hand::start(&place, MORTAL));
         Self { place, port, partners, client, round, heard, steady, mortal }
     }
 
@@ -195,6 +198,14 @@ impl Soak {
         waiting
     }
 
+    /// The jobs that the workers' logs tell were left unacknowledged: nobody confirmed what became of them in time.
+    fn left_unacknowledged(&self) -> BTreeSet<String> {
+        let logs = [STEADY, MORTAL].map(|log| read(self.place.dir.path().join(log)));
+        let lines = logs.iter().flat_map(|log| log.lines()).filter(|line| line.contains("left unacknowledged"));
+        let job = |line: &str| Some(serde_json::from_str::<Value>(line).ok()?["span"]["job_id"].as_str()?.to_owned());
+        lines.filter_map(job).collect()
+    }
+
     /// Waits until every command is told of, and nothing moves any more.
     async fn settle(&self, size: usize) -> Instant {
         let begun = Instant::now();
@@ -248,7 +259,7 @@ async fn die_now_and_then(soak: &Soak, mut mortal: Hand, until: usize, mut rando
         // A stop takes as long as what has begun; the other worker goes on.
         let ended = tokio::task::spawn_blocking(move || mortal.end(if kill { "-KILL" } else { "-TERM" }));
         ended.await.unwrap();
-        mortal = Hand::start(&soak.place, "mortal.log");
+        mortal = Hand::start(&soak.place, MORTAL);
         (kills, stops) = (kills + u64::from(kill), stops + u64::from(!kill));
     }
     (mortal, kills, stops)
@@ -346,7 +357,7 @@ async fn run(jobs: u64) {
         provider.end().await;
         soak.mortal = mortal;
         let closed = std::mem::replace(&mut *soak.round(), Round::new(seed, u64::MAX, 0));
-        books.add(closed.close(&transactions, calm));
+        books.add(closed.close(&transactions, calm, &soak.left_unacknowledged()));
         for (fault, times) in picture["injected"].as_object().unwrap() {
             *books.faults.entry(fault.clone()).or_default() += times.as_u64().unwrap();
         }

@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 use serde_json::{Value, json};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 pub const ACCOUNTS: [&str; 2] = ["ifortepay", "bnc"];
 const OUTCOMES: [&str; 6] = ["canceled", "paid", "closed", "refused", "invalid", "unresolved"];
@@ -185,7 +185,8 @@ impl Round {
     }
 
     /// Closes the books of this round. `calm`: no worker was killed or stopped in it.
-    pub fn close(mut self, transactions: &[Transaction], calm: bool) -> Sums {
+    /// `left`: the jobs that a worker says it left unacknowledged, so that what it did for them is recorded nowhere.
+    pub fn close(mut self, transactions: &[Transaction], calm: bool, left: &BTreeSet<String>) -> Sums {
         let mut sums = Sums { broken: std::mem::take(&mut self.broken), ..Sums::default() };
         let mut seen = vec![None; self.known.len()];
         for transaction in transactions {
@@ -219,8 +220,8 @@ impl Round {
                 broken("its parked copy does not fit");
             }
             let unrecorded = transaction.calls.cancel.saturating_sub(known.cancels);
-            if calm && known.whole && unrecorded > 0 {
-                broken("the provider got more cancels than are told of, and no worker died");
+            if calm && known.whole && unrecorded > 0 && !left.contains(&job) {
+                broken("the provider got more cancels than are told of, and no worker died or left it unacknowledged");
             }
             if known.whole {
                 sums.unrecorded += u64::from(unrecorded);
