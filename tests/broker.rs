@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use support::*;
 
 const SOON: Duration = Duration::from_secs(15);
+const RECEIVED: &str = "qris_cancel_commands_received_total";
 
 fn calm() -> sandbox::Options {
     sandbox::Options::default()
@@ -172,6 +173,42 @@ async fn a_retry_keeps_body_and_properties_and_nothing_else() {
     assert_eq!(header(own, "x-qris-ambiguous"), Some(AMQPValue::Boolean(false)));
     // Only the broker's own account of the bucket.
     assert!(!format!("{:?}", header(own, "x-death")).contains("forged"));
+}
+
+#[tokio::test]
+async fn a_retry_waits_in_its_bucket_and_is_not_requeued() {
+    let place = Place::at(Broker::shared(), "http://127.0.0.1:9", "");
+    let text = read(&place.config)
+        .replace("initial_ms = 250\nmax_ms = 1_000\nmax_att", "initial_ms = 20_000\nmax_ms = 20_000\nmax_att");
+    std::fs::write(&place.config, text).unwrap();
+    let worker = place.worker().await;
+    let client = place.client().await;
+    assert!(client.publish("ifortepay", &command("waiting", "R1")).await);
+    // Half the delay to the whole of it is chosen, which is one of two buckets.
+    let buckets = [10, 20].map(|s| client.names.bucket_for(Duration::from_secs(s)).0);
+    let mut waiting = Vec::new();
+    let begun = Instant::now();
+    while waiting.is_empty() {
+        assert!(
+            begun.elapsed() < SOON,
+            "the command is in no bucket; it was received {} times",
+            worker.metric(RECEIVED).await
+        );
+        for bucket in &buckets {
+            waiting.extend(client.channel.basic_get(bucket.as_str().into(), BasicGetOptions::default()).await.unwrap());
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let [one] = &waiting[..] else { panic!("in the buckets are {waiting:?}") };
+    assert!(!one.redelivered);
+    assert_eq!(one.data, command("waiting", "R1").to_string().as_bytes());
+    let Some(AMQPValue::LongString(history)) = header(&one.properties, "x-qris-history") else { panic!("{one:?}") };
+    let history: Value = serde_json::from_slice(history.as_bytes()).unwrap();
+    assert_eq!((&history["count"], &history["calls"][0]["operation"]), (&json!(1), &json!("cancel")), "{history}");
+    // It is nowhere else, and was taken and tried once.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(client.depth(&client.names.commands_of("ifortepay")).await, 0);
+    assert_eq!((worker.metric(RECEIVED).await, worker.metric("qris_cancel_calls_total").await), (1.0, 1.0));
 }
 
 #[tokio::test]
