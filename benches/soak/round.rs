@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 pub const ACCOUNTS: [&str; 2] = ["ifortepay", "bnc"];
 const OUTCOMES: [&str; 6] = ["canceled", "paid", "closed", "refused", "invalid", "unresolved"];
+const REFUSED: u8 = 1 << 3;
 const INVALID: u8 = 1 << 4;
 const UNRESOLVED: u8 = 1 << 5;
 
@@ -24,6 +25,8 @@ pub struct Case {
 struct Known {
     confirmed: bool,
     parked: bool,
+    /// An event leaves it open whether a cancel took effect.
+    open: bool,
     /// A bit for each outcome that was told.
     told: u8,
     events: u8,
@@ -56,6 +59,7 @@ struct Data {
     job_id: String,
     outcome: String,
     calls_total: usize,
+    may_have_taken_effect: Option<bool>,
     calls: Vec<Call>,
 }
 
@@ -161,6 +165,7 @@ impl Round {
         self.told += usize::from(known.told == 0);
         known.told |= 1 << outcome;
         known.events = known.events.saturating_add(1);
+        known.open |= event.data.may_have_taken_effect != Some(false);
         known.whole = event.data.calls.len() == event.data.calls_total;
         let cancels = event.data.calls.iter().filter(|call| call.operation == "cancel").count() as u8;
         known.cancels = known.cancels.max(cancels);
@@ -212,6 +217,10 @@ impl Round {
                 (1, Some("invalid")) if case.faulty && transaction.calls.cancel + transaction.calls.query == 0 => {}
                 (1, _) => broken(&format!("it contradicts the provider, where it is {state}")),
                 _ => broken("two settled outcomes"),
+            }
+            let is_denied = known.told != 0 && !known.open && settled & !REFUSED == 0;
+            if is_denied && state == "canceled" && case.state != "canceled" {
+                broken("a cancel took effect, and it is told that none can have");
             }
             if case.faulty != (settled == INVALID) {
                 broken("faulty and not invalid, or the other way round");
