@@ -1,5 +1,5 @@
 # Everything that is needed is set up by the target that needs it.
-.PHONY: build demo test test-rabbitmq4 faults check fuzz soak
+.PHONY: build demo test test-rabbitmq4 test-grafana dashboards faults check fuzz soak
 
 build:
 	cargo build --release --locked
@@ -8,7 +8,7 @@ build:
 demo: build
 	@scripts/demo
 
-# All tests. They start brokers of their own.
+# All tests but those of the next target. They start brokers of their own.
 test:
 	@scripts/rabbitmq ensure
 	cargo test --locked
@@ -16,6 +16,16 @@ test:
 # What talks to a broker, on RabbitMQ 4: RABBITMQ_SERVER's, Docker's, or Debian 13's, which it puts into target/rabbitmq4 (as root).
 test-rabbitmq4:
 	scripts/rabbitmq4 cargo test --locked --no-fail-fast --test broker --test cli --test input --test faults --test chaos
+
+# What operators see: dashboards, alerts and the runbook, with a real Prometheus, RabbitMQ and workers. Some minutes.
+test-grafana:
+	@scripts/rabbitmq ensure
+	@scripts/prometheus ensure
+	cargo test --locked --test grafana
+
+# Writes the dashboards anew from dashboards/panels and docs/RUNBOOK.md.
+dashboards:
+	WRITE_DASHBOARDS=1 cargo test --locked --test grafana the_dashboards_are_made_of_their_panels
 
 # Every fault, as long as real ones are, and the table of figures in docs/RELIABILITY.md. FAULTS=quick for short ones.
 FAULTS ?= full
@@ -29,6 +39,7 @@ faults:
 check:
 	cargo fmt --all --check
 	cargo clippy --all-targets --locked -- -D warnings
+	cargo clippy --test grafana --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --document-private-items --locked
 
 # What reads others' bytes, fed with nonsense: each of the targets in tests/fuzz.rs for so many seconds, and the seeds printed.

@@ -186,9 +186,12 @@ fn links_of_the_documents_lead_somewhere() {
     let files = folders.into_iter().flatten().map(|entry| entry.unwrap().path());
     for document in files.filter(|path| path.extension().is_some_and(|end| end == "md")) {
         let text = std::fs::read_to_string(&document).unwrap();
-        let folder = document.parent().unwrap();
         for target in text.split("](").skip(1).map(|rest| rest.split(')').next().unwrap()) {
-            let is_there = target.contains("://") || folder.join(target.split('#').next().unwrap()).exists();
+            let (file, anchor) = target.split_once('#').unwrap_or((target, ""));
+            let there = document.parent().unwrap().join(file);
+            let is_heading = |line: &str| line.starts_with("## ") && line[3..].to_lowercase() == anchor;
+            let has_anchor = || anchor.is_empty() || !file.is_empty() || text.lines().any(is_heading);
+            let is_there = target.contains("://") || (file.is_empty() || there.exists()) && has_anchor();
             assert!(is_there, "{}: {target} is not there", document.display());
         }
     }

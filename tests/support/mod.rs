@@ -48,6 +48,11 @@ impl Broker {
         OwnBroker(Self::start_new(&[]))
     }
 
+    /// One with these plugins, separated by commas.
+    pub fn own_with_plugins(plugins: &str) -> OwnBroker {
+        OwnBroker(Self::start_new(&[("RABBITMQ_PLUGINS", plugins)]))
+    }
+
     /// One that lives as long as the test process, as the shared one does.
     pub fn another() -> Self {
         Self::start_new(&[])
@@ -112,6 +117,18 @@ impl Broker {
 
     pub fn thaw(&self) {
         self.tell("thaw");
+    }
+
+    /// A port by its name in the node's file: PROMETHEUS_PORT, MANAGEMENT_PORT.
+    pub fn port(&self, name: &str) -> u16 {
+        let node = read(self.dir.join("broker/node"));
+        let line = node.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+        line.unwrap_or_else(|| panic!("no {name} in {node}")).parse().unwrap()
+    }
+
+    /// Where it lives, for who calls scripts/rabbitmq himself.
+    pub fn dir(&self) -> &Path {
+        &self.dir
     }
 
     pub fn ctl(&self, arguments: &[&str]) -> String {

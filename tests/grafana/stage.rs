@@ -1,0 +1,224 @@
+//! Real processes that Prometheus watches: a RabbitMQ with its plugins, two workers, and order services that publish.
+
+use super::{
+    prometheus::{Prometheus, free_port},
+    support::*,
+};
+use lapin::{options::*, types::FieldTable};
+use qris_cancel_worker::{amqp::topology::Names, sandbox};
+use std::{process::Command, time::Duration};
+use tokio::task::JoinHandle;
+
+/// Those of tests/support, and one for each thing that can befall an account.
+const ACCOUNTS: [&str; 5] = ["ifortepay", "bnc", "paced", "shut", "waiting"];
+const PREFIX: &str = "qris.cancel";
+
+/// The processes go before the files that they write.
+pub struct Stage {
+    pub workers: Vec<Worker>,
+    pub prometheus: Prometheus,
+    pub client: Client,
+    /// The good settings, and those of the second worker, which a test may spoil.
+    pub places: [Place; 2],
+    /// What the workers listen on.
+    pub pages: [String; 2],
+    load: JoinHandle<()>,
+    pub broker: OwnBroker,
+}
+
+impl Stage {
+    pub async fn set() -> Self {
+        let broker = Broker::own_with_plugins("rabbitmq_prometheus,rabbitmq_management");
+        let pages = [(); 2].map(|()| format!("127.0.0.1:{}", free_port()));
+        let first = Place::with_more(&broker, sandbox::Options::default(), more_accounts).await;
+        let places = [place(&first, &pages[0]), place(&first, &pages[1])];
+        let client = places[0].client().await;
+        // The queues are there with the first worker; the reply queue has to be before its first event.
+        let declared =
+            places[0].command(&["topology", "declare"]).stdout(std::process::Stdio::null()).status().unwrap();
+        assert!(declared.success());
+        bind_reader(&client).await;
+        let workers: Vec<_> = places.iter().map(Place::worker_unready).collect();
+        for worker in &workers {
+            worker.wait_for_log("\"consuming\"", Duration::from_secs(60)).await;
+        }
+        let prometheus = Prometheus::start(&pages, &plugin(&broker)).await;
+        let load = tokio::spawn(publish_on_and_on(places[0].client().await));
+        Self { workers, prometheus, client, places, pages, load, broker }
+    }
+
+    pub fn plugin(&self) -> String {
+        plugin(&self.broker)
+    }
+
+    /// Types a command of the runbook.
+    pub fn type_in(&self, command: &str, account: &str) {
+        let tools = self.places[0].dir.path();
+        let worker = tools.join("qris-cancel-worker");
+        if !worker.exists() {
+            std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_qris-cancel-worker"), worker).unwrap();
+            let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/rabbitmq");
+            let ctl = format!("#!/bin/sh\nexec {script} ctl {} \"$@\"\n", self.broker.dir().display());
+            std::fs::write(tools.join("rabbitmqctl"), ctl).unwrap();
+            assert!(Command::new("chmod").arg("+x").arg(tools.join("rabbitmqctl")).status().unwrap().success());
+            // An answer that says no is none that the runbook means.
+            std::fs::write(tools.join(".curlrc"), "fail\n").unwrap();
+        }
+        // It would go on until Ctrl-C.
+        let is_watch = command.starts_with("qris-cancel-worker watch");
+        let command = if is_watch { format!("timeout -s INT 3 {command}") } else { command.to_owned() };
+        let mut shell = Command::new("bash");
+        shell
+            .args(["-euo", "pipefail", "-c", &format!("PATH={}:$PATH\n{command}", tools.display())])
+            .env("CURL_HOME", tools)
+            .env("QRIS_CANCEL_CONFIG", &self.places[0].config)
+            .env("AMQP_URL", &self.places[0].url)
+            .env("WORKER", format!("http://{}", self.pages[0]))
+            .env("RABBITMQ", format!("http://guest:guest@127.0.0.1:{}", self.broker.port("MANAGEMENT_PORT")))
+            .env("PID", self.workers[0].child.id().to_string())
+            .env("ACCOUNT", account);
+        // On a busy machine a check can take longer than a provider is given: then it is typed again.
+        for left in (0..3).rev() {
+            // The providers answer in this process.
+            let output = tokio::task::block_in_place(|| shell.output()).unwrap();
+            let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+            let may_say_nothing = is_watch || command.starts_with("kill") || command.contains("-X DELETE");
+            let is_good = output.status.success() || is_watch && output.status.code() == Some(124);
+            if is_good && (may_say_nothing || !said.is_empty()) {
+                return;
+            }
+            assert!(left > 0, "{command}: {}\n{said}", output.status);
+        }
+    }
+
+    /// A queue as an account leaves it that was taken out of the settings, and a command in it.
+    pub async fn leave_an_account_behind(&self, account: &str) {
+        let queue = self.client.names.commands_of(account);
+        let durable = QueueDeclareOptions { durable: true, ..Default::default() };
+        let mut quorum = FieldTable::default();
+        quorum.insert("x-queue-type".into(), text("quorum"));
+        self.client.channel.queue_declare(queue.as_str().into(), durable, quorum).await.unwrap();
+        for exchange in [self.client.names.commands(), self.client.names.due()] {
+            let options = QueueBindOptions::default();
+            let bound = self.client.channel.queue_bind(
+                queue.as_str().into(),
+                exchange.into(),
+                account.into(),
+                options,
+                FieldTable::default(),
+            );
+            bound.await.unwrap();
+        }
+        assert!(self.client.publish(account, &command("left-behind", "LEFT")).await);
+    }
+
+    pub async fn unbind_reader(&self) {
+        let names = &self.client.names;
+        let (queue, exchange) = ("orders.results".into(), names.results().into());
+        self.client.channel.queue_unbind(queue, exchange, "#".into(), FieldTable::default()).await.unwrap();
+    }
+
+    /// A consumer's queue that refuses every event. With room for some, RabbitMQ lets one slip in now and then.
+    pub async fn bind_a_queue_that_refuses(&self) {
+        let mut arguments = FieldTable::default();
+        arguments.insert("x-max-length".into(), lapin::types::AMQPValue::LongInt(0));
+        arguments.insert("x-overflow".into(), text("reject-publish"));
+        let durable = QueueDeclareOptions { durable: true, ..Default::default() };
+        self.client.channel.queue_declare("orders.full".into(), durable, arguments).await.unwrap();
+        bind(&self.client, "orders.full").await;
+    }
+
+    pub async fn delete_the_queue_that_refuses(&self) {
+        self.client.channel.queue_delete("orders.full".into(), QueueDeleteOptions::default()).await.unwrap();
+    }
+
+    /// Starts the second worker anew, with its settings changed; it need not work yet.
+    pub async fn restart_second(&mut self, change: impl FnOnce(String) -> String) {
+        self.workers[1].kill();
+        let text = change(read(&self.places[1].config));
+        std::fs::write(&self.places[1].config, text).unwrap();
+        self.workers[1] = self.places[1].worker_unready();
+        self.workers[1].wait_for_log("metrics and status are served", Duration::from_secs(60)).await;
+    }
+
+    pub fn stop_load(&self) {
+        self.load.abort();
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        self.load.abort();
+    }
+}
+
+fn plugin(broker: &Broker) -> String {
+    format!("127.0.0.1:{}", broker.port("PROMETHEUS_PORT"))
+}
+
+fn more_accounts(provider: &str) -> String {
+    let account = |name: &str, more: &str| {
+        format!(
+            "[accounts.{name}]\nprofile = \"ifortepay\"\nbase_url = \"{provider}/{name}\"\npartner_id = \"IFP2024067944\"\n\
+             private_key = {{ file = \"{KEY}\" }}\ntimeout_ms = 2_000\nconnect_timeout_ms = 1_000\nbreaker = {{ initial_ms = 250, max_ms = 1_000 }}\n{more}\n"
+        )
+    };
+    account("paced", "max_requests_per_second = 50.0")
+        + &account("shut", "state = \"active\"")
+        + &account("waiting", "")
+}
+
+/// One with the usual prefix, which the rules know, whose worker serves its pages there.
+fn place(like: &Place, page: &str) -> Place {
+    let dir = tempfile::tempdir().unwrap();
+    let config = dir.path().join("worker.toml");
+    let text = read(&like.config).replace(&like.prefix, PREFIX).replace("127.0.0.1:0", page);
+    // Longer than an answer takes that comes byte by byte: it is late, and yet good.
+    let text = text.replace("\ntimeout_ms = 2_000", "\ntimeout_ms = 20_000");
+    let text = text.replace("confirm_timeout_ms = 5_000", "confirm_timeout_ms = 30_000");
+    std::fs::write(&config, text).unwrap();
+    let (url, provider) = (like.url.clone(), like.provider.clone());
+    Place { dir, url, names: Names::new(PREFIX), prefix: PREFIX.into(), config, provider }
+}
+
+/// An order service's queue for results, with somebody who reads it.
+async fn bind_reader(client: &Client) {
+    let durable = QueueDeclareOptions { durable: true, ..Default::default() };
+    client.channel.queue_declare("orders.results".into(), durable, FieldTable::default()).await.unwrap();
+    bind(client, "orders.results").await;
+}
+
+async fn bind(client: &Client, queue: &str) {
+    let (results, options) = (client.names.results(), QueueBindOptions::default());
+    client.channel.queue_bind(queue.into(), results.into(), "#".into(), options, FieldTable::default()).await.unwrap();
+}
+
+/// Some ten commands a second, over all accounts, as long as the broker lets it.
+async fn publish_on_and_on(client: Client) {
+    for (n, account) in ACCOUNTS.iter().cycle().enumerate() {
+        let now = u64::try_from(chrono::Utc::now().timestamp()).unwrap();
+        let properties = persistent().with_timestamp(now);
+        let command = command(&format!("load-{n}"), &format!("LOAD{n}")).to_string();
+        client.publish_raw(&client.names.commands(), account, command.as_bytes(), properties).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// A provider that is down, and whose clock is wrong by years.
+pub async fn provider_of_another_time() -> String {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut request = [0; 16_384];
+                stream.read(&mut request).await?;
+                let answer = "HTTP/1.1 503 Service Unavailable\r\ndate: Wed, 01 Jan 2020 00:00:00 GMT\r\n\
+                              content-length: 0\r\nconnection: close\r\n\r\n";
+                stream.write_all(answer.as_bytes()).await
+            });
+        }
+    });
+    format!("http://{address}")
+}
