@@ -17,6 +17,7 @@ use crate::{
         request::Partner,
         token::{NoToken, Tokens},
     },
+    traces::Span,
 };
 use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 use claims::{Claim, Claims};
@@ -158,6 +159,7 @@ impl Gateway for Arc<Account> {
             at: RealWorld.now(),
             duration: Duration::ZERO,
             result: Err(SendError::Stopping),
+            span: Span::default(),
         };
         if self.stop.now.is_cancelled() {
             return sent;
@@ -182,13 +184,16 @@ impl Gateway for Arc<Account> {
         if not_after.is_some_and(|limit| sent.at > limit) {
             return Sent { result: Err(SendError::TooLate), ..sent };
         }
-        let request = self.partner().transaction(operation, body, external_id, sent.token.as_ref(), sent.at);
+        let mut request = self.partner().transaction(operation, body, external_id, sent.token.as_ref(), sent.at);
+        sent.span = self.client.trace(&mut request);
+        sent.span.set("qris_cancel.external_id", external_id.to_owned());
         let begun = Instant::now();
         sent.result = tokio::select! {
             result = self.client.send(request) => result,
             () = self.stop.now.cancelled() => Err(SendError::Interrupted),
         };
         sent.duration = begun.elapsed();
+        sent.span.answered(&sent.result);
         sent
     }
 
@@ -198,6 +203,7 @@ impl Gateway for Arc<Account> {
 
     fn note_call(&self, call: &Called<'_>) {
         self.metrics.call(call);
+        call.sent.span.judged(call.verdict, call.answer);
         {
             let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
             let date = call.sent.result.as_ref().ok().and_then(|reply| reply.date);

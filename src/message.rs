@@ -1,6 +1,6 @@
 //! A message as the pipeline sees it, whatever the broker library calls its parts.
 
-use crate::{command::Hints, retry::Progress};
+use crate::{command::Hints, retry::Progress, traces::parent::Parent};
 use chrono::{DateTime, Utc};
 
 /// A delivery from the broker.
@@ -18,6 +18,15 @@ pub struct Message {
     pub properties: Properties,
     pub carried: Carried,
     pub received_at: DateTime<Utc>,
+    /// Of the span in which it is worked on, where that is traced.
+    pub trace: Option<TraceContext>,
+}
+
+/// W3C trace context, as it is carried on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TraceContext {
+    pub traceparent: String,
+    pub tracestate: Option<String>,
 }
 
 /// How a message came to us.
@@ -83,6 +92,19 @@ pub struct Properties {
 }
 
 impl Message {
+    /// The `traceparent` and `tracestate` of what is told of it: of the span that tells, else those that it came with.
+    pub fn trace_context(&self) -> (Option<&str>, Option<&str>) {
+        match &self.trace {
+            Some(trace) => (Some(&trace.traceparent), trace.tracestate.as_deref()),
+            None => (self.properties.traceparent.as_deref(), self.properties.tracestate.as_deref()),
+        }
+    }
+
+    /// The trace that it belongs to, if it names one.
+    pub fn trace_id(&self) -> Option<&str> {
+        Some(Parent::read(self.trace_context().0?)?.trace_id)
+    }
+
     pub fn hints(&self) -> Hints<'_> {
         Hints {
             content_type: self.properties.content_type.as_deref(),

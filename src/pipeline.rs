@@ -29,6 +29,7 @@ use crate::{
         request::Partner,
         response::Answer,
     },
+    telemetry, traces,
     verdict::Verdict,
 };
 use chrono::{DateTime, Utc};
@@ -77,6 +78,8 @@ pub struct Sent {
     pub at: DateTime<Utc>,
     pub duration: Duration,
     pub result: Result<Reply, SendError>,
+    /// It waits for what is thought of the reply.
+    pub span: traces::Span,
 }
 
 /// What one call showed.
@@ -188,7 +191,7 @@ impl<G: Gateway, O: Outbox, W: World> Pipeline<G, O, W> {
         let command = CancelCommand::read(&message.body, message.hints(), terms);
         let job_id =
             command.as_ref().map_or_else(|rejection| rejection.job_id.as_deref(), |command| Some(&command.job_id));
-        tracing::Span::current().record("job_id", job_id);
+        telemetry::name_job(job_id);
         // Held until the broker has confirmed what came of it, or has not.
         let mut claim = None;
         let step = match (progress.finish.take(), &command) {
@@ -219,13 +222,14 @@ impl<G: Gateway, O: Outbox, W: World> Pipeline<G, O, W> {
                 return Ok(Ending::Scheduled(why));
             }
         };
+        let (traceparent, tracestate) = message.trace_context();
         let about = About {
             account: &self.account,
             provider: Some(&self.partner.profile.name),
             subject: command.as_ref().map_or_else(Subject::Rejected, Subject::Command),
             bytes: &message.body,
-            traceparent: message.properties.traceparent.as_deref(),
-            tracestate: message.properties.tracestate.as_deref(),
+            traceparent,
+            tracestate,
         };
         let ended = conclude(&self.outbox, &self.world, &self.policy, about, message, progress, finish).await;
         drop(claim);

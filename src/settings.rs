@@ -14,6 +14,7 @@ mod pace;
 mod raw;
 mod reader;
 mod syntax;
+mod traces;
 
 use crate::{
     breaker,
@@ -36,6 +37,8 @@ pub struct Settings {
     pub amqp: Amqp,
     pub results_log: Option<ResultsLog>,
     pub log: Log,
+    /// Where traces go, if anywhere.
+    pub traces: Option<Traces>,
     /// Where operators' HTTP is served.
     pub listen: SocketAddr,
     /// How long calls may go on after a signal to stop.
@@ -84,6 +87,19 @@ pub struct Log {
     pub format: LogFormat,
     /// A filter as `tracing` writes it: `info`, `warn,qris_cancel_worker=debug`.
     pub level: String,
+}
+
+/// Traces, and the collector that they are sent to.
+pub struct Traces {
+    /// Of OTLP over HTTP, with the path.
+    pub endpoint: String,
+    /// What the collector knows us by.
+    pub headers: Vec<(String, SecretString)>,
+    /// The share of traces that is recorded, of those that begin here; whoever begins one decides for all.
+    pub sample_ratio: f64,
+    pub service_name: String,
+    /// What else is known of this process: name and value.
+    pub resource: Vec<(String, String)>,
 }
 
 /// One merchant's credentials at one provider, with its limits.

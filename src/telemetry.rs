@@ -1,9 +1,20 @@
-//! Log lines: JSON or for people, to standard error. A command's lines carry its account and job id.
+//! Log lines: JSON or for people, to standard error. A command's lines carry its account, its job id, and its trace id if it has one.
 
-use crate::settings::{Log, LogFormat};
+use crate::{
+    settings::{Log, LogFormat},
+    traces,
+};
 use std::io::IsTerminal;
 use tracing::Level;
 use tracing_subscriber::{EnvFilter, filter::filter_fn, layer::SubscriberExt, util::SubscriberInitExt};
+
+/// The command in hand is this job: its log lines and its span say so.
+pub fn name_job(job_id: Option<&str>) {
+    tracing::Span::current().record("job_id", job_id);
+    if let Some(job_id) = job_id {
+        traces::Span::current().set("qris_cancel.job_id", job_id.to_owned());
+    }
+}
 
 /// Starts logging.
 ///

@@ -7,6 +7,7 @@ use crate::{
     pipeline::World,
     settings::{Settings, State},
     shutdown::Stop,
+    traces::Traces,
 };
 use std::sync::Arc;
 use tracing::{info, warn};
@@ -21,12 +22,13 @@ pub struct Worker {
     pub strays: Arc<Gate>,
     pub broker: Standing,
     pub metrics: Arc<Metrics>,
+    pub traces: Traces,
     pub stop: Stop,
 }
 
 impl Worker {
     /// # Errors
-    /// When an account's HTTP client or the metrics cannot be set up.
+    /// When an account's HTTP client, the metrics or the traces cannot be set up.
     pub fn new(settings: Settings, stop: Stop) -> Result<Self, String> {
         let metrics = Arc::new(Metrics::new(&settings.accounts).map_err(|e| format!("metrics: {e}"))?);
         metrics.process.settings_loaded(RealWorld.now());
@@ -36,7 +38,8 @@ impl Worker {
             accounts.push(Arc::new(ready.map_err(|e| format!("account {}: {e}", account.name))?));
         }
         let strays = Arc::new(Gate::open(STRAYS_AT_ONCE));
-        Ok(Self { settings, accounts, strays, broker: Standing::default(), metrics, stop })
+        let traces = Traces::start(settings.traces.as_ref())?;
+        Ok(Self { settings, accounts, strays, broker: Standing::default(), metrics, traces, stop })
     }
 
     /// Why it does not do what it should, if so.

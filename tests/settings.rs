@@ -36,6 +36,8 @@ fn environment(more: &[(&str, &str)]) -> BTreeMap<String, String> {
         ("AMQP_URL", "amqp://guest:guest@127.0.0.1:5672/%2f"),
         ("BNC_CLIENT_KEY", "key"),
         ("SECRET", "TOPSECRET"),
+        ("HEADERS", "api-key=TOPSECRET,x=1"),
+        ("NO_HEADERS", "TOPSECRET and nothing else"),
         ("TWO_LINES", "TOPSECRET\nTOPSECRET"),
         ("EMPTY", ""),
     ];
@@ -64,6 +66,9 @@ fn every_mistake_of_a_broken_file_is_told_at_once() {
         let text = std::fs::read_to_string(Path::new(HERE).join(format!("tests/settings/{name}.toml"))).unwrap();
         let overrides: &[_] = match name.as_str() {
             "overrides" => &OVERRIDES,
+            "traces_of_the_environment" => {
+                &[("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4318"), ("OTEL_EXPORTER_OTLP_HEADERS", "Bearer TOPSECRET")]
+            }
             "overrides_of_a_misspelt_section" => &[
                 ("QRIS_CANCEL__ACCOUNTS__BNC__MAX_IN_FLIGHT", "5"),
                 ("QRIS_CANCEL__METRICS__PORT", "9000"),
@@ -115,6 +120,7 @@ fn whole_sample() -> (String, tempfile::TempDir) {
         std::fs::copy(base.path().join("keys").join(from), base.path().join("keys").join(to)).unwrap();
     }
     std::fs::write(base.path().join("keys/bnc-secret"), "secret").unwrap();
+    std::fs::write(base.path().join("keys/collector-headers"), "api-key=secret").unwrap();
     let text = SAMPLE.lines().map(|line| line.strip_prefix("#: ").unwrap_or(line)).collect::<Vec<_>>().join("\n");
     (text, base)
 }

@@ -169,8 +169,12 @@ impl<H: Handler> Work<'_, H> {
 
     fn begin(&self, mut delivery: Delivery, working: Working) {
         let (handler, metrics) = (self.handler.clone(), self.intake.shared.worker.metrics.clone());
-        let message = headers::message(&mut delivery, &self.intake.shared.names, RealWorld.now());
-        let span = info_span!("command", account = message.routing_key, job_id = tracing::field::Empty);
+        let mut message = headers::message(&mut delivery, &self.intake.shared.names, RealWorld.now());
+        let traces = &self.intake.shared.worker.traces;
+        let trace = traces.process(&mut message, &self.intake.queue, delivery.exchange.as_str());
+        let (job_id, trace_id) = (tracing::field::Empty, message.trace_id());
+        let span = info_span!("command", account = message.routing_key, job_id, trace_id);
+        let traced = trace.clone();
         // A panic must not look like a command that was handled.
         let alarm = self.torn.clone().drop_guard();
         let task = async move {
@@ -178,6 +182,7 @@ impl<H: Handler> Work<'_, H> {
             metrics.received(&message);
             let handled = tokio::time::timeout(HELD_AT_MOST, handler.handle(&message)).await;
             let handled = handled.unwrap_or_else(|_| Err(NotConfirmed(format!("not done within {HELD_AT_MOST:?}"))));
+            trace.handled(&handled);
             let ending = match handled {
                 Ok(ending) => ending,
                 Err(error) => {
@@ -196,8 +201,9 @@ impl<H: Handler> Work<'_, H> {
             }
             alarm.disarm();
             drop(working);
+            trace.end();
         };
-        self.tasks.spawn(self.running.track_future(task.instrument(span)));
+        self.tasks.spawn(self.running.track_future(traced.over(task.instrument(span))));
     }
 }
 

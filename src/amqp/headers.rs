@@ -55,6 +55,7 @@ pub fn message(delivery: &mut Delivery, names: &Names, received_at: DateTime<Utc
             _ => Carried::Nothing,
         },
         received_at,
+        trace: None,
         body: std::mem::take(&mut delivery.data),
     }
 }

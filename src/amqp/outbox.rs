@@ -10,6 +10,7 @@ use crate::{
     metrics::Published,
     pipeline::{NotConfirmed, Outbox},
     retry::{Later, Progress},
+    traces::Span,
     worker::Worker,
 };
 use backoff::{ExponentialBackoffBuilder, backoff::Backoff};
@@ -88,11 +89,18 @@ impl AmqpOutbox {
         properties: BasicProperties,
     ) -> Result<(), Unconfirmed> {
         let (metrics, begun) = (&self.0.worker.metrics.broker, Instant::now());
+        let span = Span::publish(exchange, routing_key, &properties);
         let published = self.published(exchange, routing_key, body, properties, begun).await;
         match &published {
             Ok(()) => metrics.confirmed(what, begun.elapsed()),
-            Err(Unconfirmed::Refused) => metrics.nacked(what),
-            Err(Unconfirmed::Unknown(_)) => metrics.failed(what),
+            Err(Unconfirmed::Refused) => {
+                metrics.nacked(what);
+                span.fail("refused");
+            }
+            Err(Unconfirmed::Unknown(_)) => {
+                metrics.failed(what);
+                span.fail("not_confirmed");
+            }
         }
         published
     }
@@ -226,14 +234,15 @@ async fn confirming(connection: &Connection) -> lapin::Result<Channel> {
 
 fn of_event(event: &Event, message: &Message) -> BasicProperties {
     let correlation_id = message.properties.correlation_id.clone().or_else(|| event.job_id.clone());
+    let (traceparent, tracestate) = message.trace_context();
     let only_trace = crate::message::Properties {
         message_id: Some(event.id.to_string()),
         correlation_id,
         content_type: Some(CONTENT_TYPE.into()),
         kind: Some(format!("qris.cancel.{}.v1", event.cause.outcome().name())),
         app_id: Some("qris-cancel-worker".into()),
-        traceparent: message.properties.traceparent.clone(),
-        tracestate: message.properties.tracestate.clone(),
+        traceparent: traceparent.map(str::to_owned),
+        tracestate: tracestate.map(str::to_owned),
         ..Default::default()
     };
     headers::copied(&only_trace, vec![])

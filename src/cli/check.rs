@@ -6,7 +6,7 @@ mod provider;
 
 use super::{Failure, watch::print};
 use crate::{
-    settings::{Account, Amqp, Settings, State},
+    settings::{Account, Amqp, Settings, State, Traces},
     snap::{
         client::MinTls,
         profile::SigningMode,
@@ -65,6 +65,7 @@ impl fmt::Display for Finding {
 
 pub async fn run(settings: &Settings, arguments: Arguments) -> Result<(), Failure> {
     print(&about_broker(&settings.amqp));
+    print(&about_traces(settings.traces.as_ref()));
     for account in &settings.accounts {
         print(&format!("\naccount {}\n{}", account.name, about_account(account)));
     }
@@ -103,6 +104,18 @@ fn about_broker(amqp: &Amqp) -> String {
     };
     let declares = if amqp.declare { "makes what is missing there" } else { "only checks what is there" };
     format!("broker {address}\n  names begin with {}; the worker {declares}", amqp.prefix)
+}
+
+fn about_traces(traces: Option<&Traces>) -> String {
+    match traces {
+        Some(traces) => {
+            let share = format!("{} % of those that begin here", traces.sample_ratio * 100.0);
+            // Some collectors want a key in the address.
+            let address = traces.endpoint.split('?').next().unwrap_or_default();
+            format!("traces to {address} as {}, {share}", traces.service_name)
+        }
+        None => "no traces".into(),
+    }
 }
 
 fn about_account(account: &Account) -> String {
@@ -145,6 +158,9 @@ fn about_account(account: &Account) -> String {
             account.client.timeout
         ),
     ));
+    if account.client.send_traceparent {
+        rows.push(("trace", "requests have a header traceparent, where there are traces".into()));
+    }
     let policy = &account.policy;
     rows.push((
         "retries",

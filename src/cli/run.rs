@@ -9,12 +9,15 @@ use crate::{
     telemetry,
     worker::Worker,
 };
-use std::{path::Path, sync::Arc};
+use std::{path::Path, sync::Arc, time::Duration};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
 };
 use tracing::{error, info};
+
+/// What was done last is traced, too, unless the collector takes longer.
+const LAST_SPANS_WITHIN: Duration = Duration::from_secs(2);
 
 pub async fn run(path: &Path) -> Result<(), Failure> {
     let signals = |e: std::io::Error| Failure::Unavailable(format!("signals: {e}"));
@@ -53,6 +56,7 @@ pub async fn run(path: &Path) -> Result<(), Failure> {
     });
     tokio::spawn(admin::serve(listener, worker.clone()));
     session::run(&worker).await?;
+    worker.traces.flush(LAST_SPANS_WITHIN).await;
     info!("stopped");
     Ok(())
 }

@@ -7,6 +7,7 @@ use crate::{
     message::{Carried, DeadLetter, Message, Origin},
     outcome::Cause,
     retry::{self, Later, Policy, Progress},
+    telemetry,
 };
 use tracing::warn;
 
@@ -62,19 +63,20 @@ impl<O: Outbox, W: World> Strays<O, W> {
             Cause::UnknownAccount => Rejection::unknown_account(&message.body, message.hints(), &message.routing_key),
             _ => Rejection::peek(&message.body, message.hints()),
         };
-        tracing::Span::current().record("job_id", rejection.job_id.as_deref());
+        telemetry::name_job(rejection.job_id.as_deref());
         // What a worker did with it before the broker took it is not known.
         let ambiguous = cause != Cause::UnknownAccount && (progress.ambiguous || message.origin != Origin::Due);
         let decided =
             Finish { cause, at: self.world.now(), ambiguous, parked: false, tellings: 0, said: Said::default() };
         let finish = progress.finish.take().unwrap_or(decided);
+        let (traceparent, tracestate) = message.trace_context();
         let about = About {
             account: &message.routing_key,
             provider: None,
             subject: Subject::Rejected(&rejection),
             bytes: &message.body,
-            traceparent: message.properties.traceparent.as_deref(),
-            tracestate: message.properties.tracestate.as_deref(),
+            traceparent,
+            tracestate,
         };
         conclude(&self.outbox, &self.world, &self.policy, about, message, progress, finish).await
     }

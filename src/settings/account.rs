@@ -53,6 +53,7 @@ impl Reader<'_> {
             proxy: raw.proxy.as_ref().and_then(|text| self.proxy(&key("proxy"), text)),
             ca: raw.ca_file.as_ref().and_then(|path| self.pem(&key("ca_file"), path, Pem::Certificate)),
             identity: self.identity(&section, raw.cert_file.as_ref(), raw.key_file.as_ref()),
+            send_traceparent: raw.send_traceparent,
         };
         let breaker = self.breaker(&section, &raw.breaker);
         let policy = self.policy(&section, retry, &raw.retry);

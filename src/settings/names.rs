@@ -1,7 +1,7 @@
 //! Which keys there are, and which one somebody may have meant.
 
 use super::raw::{
-    Raw, RawAccount, RawAmqp, RawAmqpTls, RawBreaker, RawHttp, RawLog, RawResultsLog, RawRetry, RawWorker,
+    Raw, RawAccount, RawAmqp, RawAmqpTls, RawBreaker, RawHttp, RawLog, RawResultsLog, RawRetry, RawTraces, RawWorker,
 };
 use serde::de::DeserializeOwned;
 
@@ -17,6 +17,7 @@ pub fn sections() -> Vec<(&'static str, Vec<String>)> {
         ("results_log", keys::<RawResultsLog>()),
         ("http", keys::<RawHttp>()),
         ("log", keys::<RawLog>()),
+        ("traces", keys::<RawTraces>()),
         ("worker", keys::<RawWorker>()),
         ("retry", keys::<RawRetry>()),
         ("accounts.NAME", keys::<RawAccount>()),

@@ -17,6 +17,8 @@ pub struct Raw {
     #[serde(default)]
     pub log: RawLog,
     #[serde(default)]
+    pub traces: RawTraces,
+    #[serde(default)]
     pub worker: RawWorker,
     #[serde(default)]
     pub retry: RawRetry,
@@ -96,6 +98,21 @@ pub struct RawLog {
 impl Default for RawLog {
     fn default() -> Self {
         Self { format: LogFormat::Json, level: "info".into() }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawTraces {
+    pub endpoint: Option<String>,
+    pub headers: Option<SecretSource>,
+    pub sample_ratio: f64,
+    pub service_name: Option<String>,
+}
+
+impl Default for RawTraces {
+    fn default() -> Self {
+        Self { endpoint: None, headers: None, sample_ratio: 1.0, service_name: None }
     }
 }
 
@@ -186,6 +203,8 @@ pub struct RawAccount {
     #[serde(default)]
     pub confirm_cancel: bool,
     #[serde(default)]
+    pub send_traceparent: bool,
+    #[serde(default)]
     pub breaker: RawBreaker,
     #[serde(default)]
     pub retry: RawRetry,
@@ -243,7 +262,7 @@ impl<'de> Deserialize<'de> for SecretSource {
 }
 
 /// Keys whose value may be a secret, and is therefore never shown.
-pub const SECRETS: [&str; 5] = ["url", "client_key", "client_secret", "private_key", "proxy"];
+pub const SECRETS: [&str; 6] = ["url", "client_key", "client_secret", "private_key", "proxy", "headers"];
 /// The two ways to give a secret.
 const GIVE: &str = "give { file = \"…\" } or { env = \"…\" }";
 

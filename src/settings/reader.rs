@@ -44,6 +44,7 @@ impl<'a> Reader<'a> {
         }
         let results_log = self.results_log(&raw.results_log);
         self.level(&raw.log.level);
+        let traces = self.traces(&raw.traces);
         if raw.worker.grace_ms > MAX_GRACE_MS {
             let reason = format!("must be at most {MAX_GRACE_MS} (ten minutes); found {}", raw.worker.grace_ms);
             self.problem("worker.grace_ms", reason);
@@ -52,6 +53,7 @@ impl<'a> Reader<'a> {
             amqp: amqp?,
             results_log,
             log: Log { format: raw.log.format, level: raw.log.level },
+            traces,
             listen: listen.ok()?,
             grace: Duration::from_millis(raw.worker.grace_ms),
             accounts,

@@ -1,4 +1,4 @@
-//! The HTTP client: the only file that knows reqwest.
+//! The HTTP client for providers: beside the exporter of traces, the only file that knows reqwest.
 //!
 //! It sends a request once and says what became of it. Nothing is repeated behind our back: no redirects, no retries of
 //! the client's own. What matters in every error is whether the provider may have received the request.
@@ -7,6 +7,7 @@
 //! writes the first byte, or to us, when the call has failed before. Whoever comes second gets nothing.
 
 use super::{Reply, SendError, request::SignedRequest, response};
+use crate::traces::Span;
 use chrono::{DateTime, Utc};
 use hyper::body::{self, Bytes, Frame, SizeHint};
 use reqwest::{Certificate, Identity, Proxy, Url, header, redirect, tls};
@@ -43,6 +44,8 @@ pub struct Options {
     pub ca: Option<Vec<u8>>,
     /// PEM of our certificate chain and its key, for a provider that wants to see one.
     pub identity: Option<(Vec<u8>, SecretString)>,
+    /// A traced request names its span to the provider.
+    pub send_traceparent: bool,
 }
 
 impl Default for Options {
@@ -54,6 +57,7 @@ impl Default for Options {
             proxy: None,
             ca: None,
             identity: None,
+            send_traceparent: false,
         }
     }
 }
@@ -74,6 +78,7 @@ pub struct Client {
     http: reqwest::Client,
     timeout: Duration,
     min_tls: MinTls,
+    send_traceparent: bool,
 }
 
 impl Client {
@@ -116,7 +121,18 @@ impl Client {
             };
             format!("the HTTP client cannot be set up: {}{suspects}", chain_of(&e))
         })?;
-        Ok(Self { http, timeout: options.timeout, min_tls: options.min_tls })
+        let &Options { timeout, min_tls, send_traceparent, .. } = options;
+        Ok(Self { http, timeout, min_tls, send_traceparent })
+    }
+
+    /// Opens the span of a request, in the trace of the command that it is made for. The provider is told of it if the settings
+    /// say so; no signature covers that.
+    pub fn trace(&self, request: &mut SignedRequest) -> Span {
+        let span = Span::call(request);
+        if let Some(traceparent) = span.traceparent().filter(|_| self.send_traceparent) {
+            request.headers.push(("traceparent".into(), traceparent.into()));
+        }
+        span
     }
 
     /// Sends a request and reads its reply, once, within the time limit.
@@ -277,7 +293,7 @@ fn date(headers: &header::HeaderMap) -> Option<DateTime<Utc>> {
 }
 
 /// An error with its causes, without the URL.
-fn chain_of(error: &dyn std::error::Error) -> String {
+pub fn chain_of(error: &dyn std::error::Error) -> String {
     let mut texts = Vec::new();
     let mut next = error.source();
     while let Some(error) = next {

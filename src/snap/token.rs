@@ -78,13 +78,15 @@ impl Tokens {
             return Err(NoToken { error: error.clone(), call: None, is_hearsay: state.failures < 2 });
         }
         let at = turn().await;
-        let Some(request) = partner.token_request(at) else {
+        let Some(mut request) = partner.token_request(at) else {
             let error = SendError::NoToken("the profile has no token call".into());
             return Err(NoToken { error, call: None, is_hearsay: false });
         };
         let body_sha256 = sign::body_hash(&request.body, Encoding::Hex);
         let begun = Instant::now();
+        let span = client.trace(&mut request);
         let result = client.send(request).await;
+        span.answered(&result);
         let answer = result.as_ref().ok().and_then(|reply| {
             let call = partner.profile.token.as_ref()?;
             TokenAnswer::read(&reply.body, &call.access_token, &call.expires_in)

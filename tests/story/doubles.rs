@@ -13,6 +13,7 @@ use qris_cancel_worker::{
         profile::Profile,
         request::{Ids, MerchantDefaults, Partner, Route},
     },
+    traces,
 };
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
@@ -233,7 +234,15 @@ impl Gateway for Rig {
             duration_ms: 80,
         });
         let token = Some(SecretString::from(format!("token {}", state.sent.len())));
-        Sent { token_call, is_hearsay: answer.is_hearsay, token, at, duration: state.takes, result: answer.result }
+        Sent {
+            token_call,
+            is_hearsay: answer.is_hearsay,
+            token,
+            at,
+            duration: state.takes,
+            result: answer.result,
+            span: traces::Span::default(),
+        }
     }
 
     async fn forget_token(&self, token: &SecretString) -> bool {
@@ -426,5 +435,6 @@ pub fn message(routing_key: &str, body: &str, received_at: DateTime<Utc>) -> Mes
         properties: Properties::default(),
         carried: Carried::Nothing,
         received_at,
+        trace: None,
     }
 }
