@@ -4,12 +4,16 @@
 #[allow(dead_code, reason = "a part of it is used")]
 #[path = "wire/certs.rs"]
 mod certs;
+#[path = "support/collector.rs"]
+#[allow(dead_code, reason = "a part of it is used")]
+mod collector;
 #[path = "secrets/relay.rs"]
 mod relay;
 mod support;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use certs::Authority;
+use collector::Collector;
 use qris_cancel_worker::sandbox;
 use relay::Heard;
 use secrecy::ExposeSecret;
@@ -22,6 +26,7 @@ const AMQP_PASSWORD: &str = "amqp S3cret/4711";
 const WRONG_PASSWORD: &str = "wrong-amqp-S3cret-4712";
 const CLIENT_SECRET: &str = "client-S3cret-4713";
 const PROXY_PASSWORD: &str = "proxy-S3cret-4714";
+const COLLECTOR_KEY: &str = "collector-S3cret-4715";
 const CLIENT_KEY: &str = "client-key-of-bnc";
 
 /// A secret, and every form in which a log line could hold it.
@@ -101,6 +106,7 @@ fn spawn(place: &Place, url: &str, arguments: &[&str]) -> Worker {
     let file = std::fs::File::create(&log).unwrap();
     let mut command = place.command(arguments);
     command.env("AMQP_URL", url).env("CLIENT_SECRET", CLIENT_SECRET).env("BNC_CLIENT_KEY", CLIENT_KEY);
+    command.env("COLLECTOR_HEADERS", format!("api-key={COLLECTOR_KEY}"));
     Worker { child: command.stdout(file.try_clone().unwrap()).stderr(file).spawn().unwrap(), log }
 }
 
@@ -113,7 +119,7 @@ async fn a_full_run_at_trace_level_shows_no_secret_token_or_signature() {
     let url_with = |password: &str| broker.url.replace("guest:guest", &format!("{user}:{password}"));
     let url = url_with("amqp%20S3cret%2F4711");
 
-    let heard = Heard::default();
+    let (heard, collector) = (Heard::default(), Collector::start().await);
     let authority = Authority::new("ours");
     let (certificate, client_key) = authority.identity();
     let faults = "500=0.1,expired_token=0.15,reset_after=0.1,html=0.05,429=0.05".parse().unwrap();
@@ -161,10 +167,18 @@ async fn a_full_run_at_trace_level_shows_no_secret_token_or_signature() {
             .replace("client_key = \"client\"", "client_key = { env = \"BNC_CLIENT_KEY\" }")
             .replace("https://127.0.0.1:1/secure", &format!("https://{tls}/secure"))
             .replace("https://127.0.0.1:1/shut", &format!("https://{tls}/shut"))
-            .replace("max_attempts = 20", "max_attempts = 6");
+            .replace("max_attempts = 20", "max_attempts = 6")
+            .replace("profile = ", "send_traceparent = true\nprofile = ");
+        let traces =
+            format!("[traces]\nendpoint = \"{}\"\nheaders = {{ env = \"COLLECTOR_HEADERS\" }}\n", collector.endpoint);
+        let text = text + &traces;
         std::fs::write(&place.config, &text).unwrap();
-        let environment =
-            [("AMQP_URL", url.as_str()), ("CLIENT_SECRET", CLIENT_SECRET), ("BNC_CLIENT_KEY", CLIENT_KEY)];
+        let environment = [
+            ("AMQP_URL", url.as_str()),
+            ("CLIENT_SECRET", CLIENT_SECRET),
+            ("BNC_CLIENT_KEY", CLIENT_KEY),
+            ("COLLECTOR_HEADERS", "api-key=x"),
+        ];
         let environment = environment.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
         let read = qris_cancel_worker::settings::Settings::read("worker.toml", &text, &environment, place.dir.path());
         let partners = read
@@ -253,6 +267,14 @@ async fn a_full_run_at_trace_level_shows_no_secret_token_or_signature() {
     for (properties, event) in &events.all {
         left.add("an event", format!("{event} {properties:?}"));
     }
+    let requests = collector.requests();
+    assert!(requests.iter().all(|(headers, _)| headers["api-key"] == COLLECTOR_KEY));
+    for name in ["process ", "publish ", "POST "] {
+        assert!(collector.spans().iter().any(|span| span.name.starts_with(name)), "no span {name}");
+    }
+    for (_, body) in requests {
+        left.add("spans", String::from_utf8_lossy(&body));
+    }
     let parked = client.drain(&client.names.parked()).await;
     assert!(parked.len() >= 2);
     for message in parked {
@@ -264,6 +286,7 @@ async fn a_full_run_at_trace_level_shows_no_secret_token_or_signature() {
         secret("the wrong AMQP password", WRONG_PASSWORD),
         secret("the client secret", CLIENT_SECRET),
         secret("the proxy's password", PROXY_PASSWORD),
+        secret("the collector's key", COLLECTOR_KEY),
     ];
     secrets.extend(key("the private key", &read(KEY)));
     secrets.extend(key("the client certificate's key", client_key.expose_secret()));
