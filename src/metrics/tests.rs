@@ -4,6 +4,7 @@ use crate::{
     pipeline::{Called, Sent},
     settings::Settings,
     snap::{Code, Operation, Reply, response::Answer},
+    traces::Span,
     verdict::Verdict,
 };
 use std::{collections::BTreeSet, path::Path, time::Duration};
@@ -69,6 +70,7 @@ fn a_code_that_is_not_in_the_table_or_of_another_service_is_other() {
         at: chrono::DateTime::UNIX_EPOCH,
         duration: Duration::ZERO,
         result: Ok(Reply { http_status: 200, body: Vec::new(), retry_after: None, date: None }),
+        span: Span::default(),
     };
     for code in [Some("2007700"), Some("2007799"), Some("2005100"), None] {
         let answer = code.map(|code| Answer { code: Code::parse(code), ..Answer::default() });
