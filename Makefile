@@ -27,12 +27,15 @@ test-grafana:
 dashboards:
 	WRITE_DASHBOARDS=1 cargo test --locked --test grafana the_dashboards_are_made_of_their_panels
 
-# Every fault, as long as real ones are, and the table of figures in docs/RELIABILITY.md. FAULTS=quick for short ones.
+# Every fault, as long as real ones are, several at a time as they mostly wait, and the table of figures in
+# docs/RELIABILITY.md. FAULTS=quick for short ones.
 FAULTS ?= full
+faults: AT_ONCE ?= $(if $(filter full,$(FAULTS)),10,2)
 faults:
 	@scripts/rabbitmq ensure
 	rm -rf "$${CARGO_TARGET_DIR:-target}/tmp/faults"
-	FAULTS=$(FAULTS) cargo test --locked --test faults --test cluster -- --test-threads=1
+	FAULTS=$(FAULTS) cargo test --locked --test faults -- --test-threads=$(AT_ONCE)
+	FAULTS=$(FAULTS) cargo test --locked --test cluster -- --test-threads=1
 	WRITE_TABLE=1 cargo test --locked --test faults the_table
 
 # What a change must pass beside the tests.

@@ -94,6 +94,7 @@ fn place_at(provider: &str, more: &str) -> Place {
         prefix,
         config,
         provider: provider.into(),
+        inside: Vec::new(),
     }
 }
 

@@ -111,10 +111,10 @@ impl<'a> Rig<'a> {
     }
 
     /// Closes the books, notes the figures, and fails if a promise is broken.
-    async fn end(self, fault: &str, recovered: Duration) {
+    async fn end(self, fault: &str, lasted: Duration, recovered: Duration) {
         self.trickle.stop().await;
         let account = self.ledger.close(ALL_RELEASED_WITHIN).await;
-        Row::new(TOPIC, fault, &account, Some(recovered), self.begun.elapsed()).write();
+        Row::new(TOPIC, fault, &account, lasted, Some(recovered), self.begun.elapsed()).write();
         account.must_hold();
         assert!(full() || recovered < BACK_WITHIN, "it took {recovered:?} to come back\n{}", self.worker.read_log());
     }
@@ -129,10 +129,11 @@ async fn the_leader_is_killed() {
     let recovered = rig.recovery(Utc::now()).await;
     let told = rig.ledger.told();
     rig.ledger.until_told(told + 50, SOON).await;
-    tokio::time::sleep(lasting(1, 600)).await;
+    let lasted = lasting(1, 600);
+    tokio::time::sleep(lasted).await;
     leader.start_again();
     rig.recovery(Utc::now()).await;
-    rig.end("Cluster of three: SIGKILL of the node that leads, and back", recovered).await;
+    rig.end("Cluster of three: SIGKILL of the node that leads, and back", lasted, recovered).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -147,7 +148,8 @@ async fn the_majority_is_killed() {
     let before = (rig.ledger.told(), rig.confirmed());
     let mut late = rig.place.worker_unready();
     // Longer than any confirm is waited for.
-    tokio::time::sleep(lasting(8, 600)).await;
+    let lasted = lasting(8, 600);
+    tokio::time::sleep(lasted).await;
     late.wait_for_log("did not register the consumer in time", SOON).await;
     assert_eq!((rig.ledger.told(), rig.confirmed()), before, "nothing is confirmed without a majority");
     follower.start_again();
@@ -157,7 +159,7 @@ async fn the_majority_is_killed() {
     leader.start_again();
     late.wait_for_log("\"consuming\"", SOON).await;
     late.stop("-TERM").await;
-    rig.end("Cluster of three: SIGKILL of two, and one of them back", recovered).await;
+    rig.end("Cluster of three: SIGKILL of two, and one of them back", lasted, recovered).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -167,8 +169,9 @@ async fn the_leader_is_frozen() {
     let (leader, _) = rig.leader_and_followers();
     leader.freeze();
     // Its cluster stands still that long, unless it is longer than the nodes wait for each other (`net_ticktime`, a minute).
-    tokio::time::sleep(lasting(12, 40)).await;
+    let lasted = lasting(12, 40);
+    tokio::time::sleep(lasted).await;
     leader.thaw();
     let recovered = rig.recovery(Utc::now()).await;
-    rig.end("Cluster of three: the node that leads is frozen, shorter than `net_ticktime`", recovered).await;
+    rig.end("Cluster of three: the node that leads is frozen, shorter than `net_ticktime`", lasted, recovered).await;
 }

@@ -8,8 +8,16 @@ mod books;
 mod certs;
 #[path = "faults/impostor.rs"]
 mod impostor;
+#[path = "faults/limits.rs"]
+mod limits;
+#[path = "faults/loss.rs"]
+mod loss;
+#[path = "faults/names.rs"]
+mod names;
 #[path = "faults/network.rs"]
 mod network;
+#[path = "faults/outage.rs"]
+mod outage;
 #[path = "faults/provider.rs"]
 mod provider;
 #[path = "faults/rabbitmq.rs"]
@@ -17,28 +25,37 @@ mod rabbitmq;
 #[path = "faults/report.rs"]
 mod report;
 mod support;
+#[path = "faults/versions.rs"]
+mod versions;
 #[path = "faults/worker.rs"]
 mod worker;
 
 use chrono::{DateTime, Utc};
-use qris_cancel_worker::sandbox;
-use report::Row;
+use qris_cancel_worker::{sandbox, settings::Settings};
+use report::{Row, told};
 use std::{
+    collections::BTreeMap,
     sync::Mutex,
     time::{Duration, Instant},
 };
 use support::{
-    ledger::{Account, Ledger, Trickle},
-    relay::{self, Relay},
+    judge::Account,
+    ledger::{Ledger, Trickle},
+    relay::{self, Relay, Way},
     *,
 };
 
 const ACCOUNTS: [&str; 2] = ["ifortepay", "bnc"];
-/// One command so often.
-const EVERY: Duration = Duration::from_millis(20);
-const SOON: Duration = Duration::from_secs(20);
-/// Two seconds are promised; a busy machine that runs other tests beside is given more.
+/// Only a machine that has more to do than it can needs so long.
+const SOON: Duration = Duration::from_secs(120);
+/// Two seconds are promised after a short outage of the broker; a machine that runs other tests beside is given more.
 const BACK_WITHIN: Duration = Duration::from_secs(6);
+/// In an outage of this length, and longer, the pauses before a worker connects again become as long as they can.
+const LONG: Duration = Duration::from_secs(30);
+const BACK_WITHIN_AFTER_LONG: Duration = Duration::from_secs(15);
+
+/// Calls that may have taken effect.
+const UNKNOWN: &str = "qris_cancel_calls_total{verdict=\"unknown\"}";
 
 /// As long as real ones are, rather than just long enough to be one.
 #[allow(clippy::disallowed_methods, reason = "how long to test is no setting of the worker")]
@@ -50,12 +67,29 @@ fn lasting(quick_ms: u64, full_s: u64) -> Duration {
     if full() { Duration::from_secs(full_s) } else { Duration::from_millis(quick_ms) }
 }
 
+/// How much more time than is promised a machine gets that has more to do than it can.
+fn patience() -> u32 {
+    let load: f64 = read("/proc/loadavg").split(' ').next().unwrap().parse().unwrap();
+    let cores = std::thread::available_parallelism().unwrap().get();
+    if load > 2.0 * cores as f64 { 5 } else { 1 }
+}
+
+/// One command so often.
+fn every() -> Duration {
+    Duration::from_millis(if full() { 200 } else { 20 })
+}
+
 fn calm() -> sandbox::Options {
     sandbox::Options::default()
 }
 
 fn with_faults(faults: &str) -> sandbox::Options {
     sandbox::Options { faults: faults.parse().unwrap(), ..calm() }
+}
+
+/// The product's own rests in the full form: there an account that rests tries again within a minute, here within a second.
+fn resting_as_usual(settings: String) -> String {
+    if full() { settings.replace("breaker = { initial_ms = 250, max_ms = 1_000 }", "") } else { settings }
 }
 
 /// A place whose worker reaches broker and providers through relays, and its ledger.
@@ -69,6 +103,8 @@ struct Rig {
     ledger: Ledger,
     trickle: Mutex<Option<Trickle>>,
     begun: Instant,
+    /// How long the fault has lasted.
+    lasted: Mutex<Duration>,
 }
 
 impl Rig {
@@ -84,32 +120,51 @@ impl Rig {
         change: impl FnOnce(String) -> String,
     ) -> Self {
         let mut place = Place::new(broker, options).await;
-        let host = |url: &str| url.split('@').nth(1).unwrap().split('/').next().unwrap().to_owned();
         let provider = place.provider.strip_prefix("http://").unwrap().to_owned();
-        let to_broker = Relay::start(&host(&broker.url)).await;
+        let to_broker = Relay::start(host(&broker.url)).await;
         let (ifortepay, bnc) = (Relay::start(&provider).await, Relay::start(&provider).await);
-        place.url = format!("{}{query}", broker.url.replace(&host(&broker.url), &to_broker.address.to_string()));
+        place.url = format!("{}{query}", through(&to_broker, &broker.url));
         let mut text = read(&place.config)
             .replace("confirm_timeout_ms", "connect_timeout_ms = 2_000\nconfirm_timeout_ms")
             .replace(&format!("{provider}/ifortepay"), &format!("{}/ifortepay", ifortepay.address))
             .replace(&format!("{provider}/bnc"), &format!("{}/bnc", bnc.address));
         if full() {
             // Of a long outage no command may be given up for its length.
-            text = text.replace("max_attempts = 20", "max_attempts = 10_000");
+            text = text.replace("max_attempts = 20", "max_attempts = 10_000\nmax_elapsed_s = 86_400");
         }
         std::fs::write(&place.config, change(text)).unwrap();
         let ledger = Ledger::open(&place, &broker.url, &ACCOUNTS).await;
-        let trickle = Mutex::new(Some(ledger.trickle("job", EVERY)));
-        let (broker, begun) = (broker.url.clone(), Instant::now());
-        Self { place, broker, to_broker, ifortepay, bnc, ledger, trickle, begun }
+        ledger.follow(&to_broker);
+        let trickle = Mutex::new(Some(ledger.trickle("job", every())));
+        let (broker, begun, lasted) = (broker.url.clone(), Instant::now(), Mutex::default());
+        Self { place, broker, to_broker, ifortepay, bnc, ledger, trickle, begun, lasted }
+    }
+
+    fn change(&self, change: impl FnOnce(String) -> String) {
+        std::fs::write(&self.place.config, change(read(&self.place.config))).unwrap();
+    }
+
+    fn settings(&self) -> Settings {
+        let environment = BTreeMap::from([("AMQP_URL".to_owned(), self.place.url.clone())]);
+        Settings::read("worker.toml", &read(&self.place.config), &environment, self.place.dir.path()).unwrap()
     }
 
     /// A worker, which has begun to work.
     async fn worker(&self) -> Worker {
         let worker = self.place.worker().await;
+        self.at_work().await;
+        worker
+    }
+
+    async fn at_work(&self) {
         let told = self.ledger.told();
         self.ledger.until_told(told + 20, SOON).await;
-        worker
+    }
+
+    /// One that has the broker by a way of its own.
+    fn worker_over(&self, relay: &Relay) -> Worker {
+        self.ledger.follow(relay);
+        self.place.worker_at(&through(relay, &self.broker))
     }
 
     async fn stop_trickle(&self) {
@@ -120,11 +175,21 @@ impl Rig {
     }
 
     fn start_trickle(&self, name: &str) {
-        *self.trickle.lock().unwrap() = Some(self.ledger.trickle(name, EVERY));
+        *self.trickle.lock().unwrap() = Some(self.ledger.trickle(name, every()));
     }
 
-    async fn recovery(&self, since: DateTime<Utc>) -> Duration {
-        self.ledger.recovery(since, None, Duration::from_secs(90)).await
+    /// Nothing is under way any more, and nothing new comes.
+    async fn pause(&self) {
+        self.stop_trickle().await;
+        self.ledger.until_all_told(SOON).await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+
+    /// The ways to both providers.
+    fn set_providers(&self, way: &Way) {
+        for relay in [&self.ifortepay, &self.bnc] {
+            relay.set(way.clone());
+        }
     }
 
     async fn set_faults(&self, account: Option<&str>, faults: &str) {
@@ -135,13 +200,71 @@ impl Rig {
         self.place.send("PUT", "/_sandbox/faults", &wanted).await;
     }
 
+    /// The fault lasts.
+    async fn lasts(&self, quick_ms: u64, full_s: u64) {
+        let length = lasting(quick_ms, full_s);
+        tokio::time::sleep(length).await;
+        *self.lasted.lock().unwrap() += length;
+    }
+
+    /// How long after the fault the first outcome was decided.
+    async fn recovery(&self, since: DateTime<Utc>) -> Duration {
+        self.ledger.recovery(since, None, Duration::from_secs(90)).await
+    }
+
+    /// The broker is there again: work goes on as soon as is promised.
+    async fn back(&self) -> Duration {
+        let is_long = *self.lasted.lock().unwrap() >= LONG;
+        self.back_within(if is_long { BACK_WITHIN_AFTER_LONG } else { BACK_WITHIN }, None).await
+    }
+
+    /// The provider is there again: work goes on within the interval of the breaker's trials. A trial that failed just before
+    /// makes the account rest once more.
+    async fn back_at_the_next_trial(&self, account: Option<&str>) -> Duration {
+        let settings = self.settings();
+        let longest = settings.accounts.iter().map(|account| account.client.timeout + account.breaker.max).max();
+        self.back_within(longest.unwrap() + Duration::from_secs(2), account).await
+    }
+
+    async fn back_within(&self, limit: Duration, account: Option<&str>) -> Duration {
+        let limit = limit * patience();
+        let recovered = self.ledger.recovery(Utc::now(), account, limit + SOON).await;
+        assert!(recovered < limit, "it took {recovered:?} to come back, and {limit:?} are allowed");
+        recovered
+    }
+
+    /// The other account's commands are still told of, at once.
+    async fn the_neighbour_goes_on(&self) {
+        for _ in 0..3 {
+            let took = self.ledger.recovery(Utc::now(), Some("ifortepay"), SOON).await;
+            assert!(took < Duration::from_secs(2) * patience(), "the neighbour waited {took:?}");
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+
     /// Ends the trickle, closes the books, notes the figures, and fails if a promise is broken.
     async fn end(&self, topic: &'static str, fault: &str, recovered: Option<Duration>) -> Account {
         self.stop_trickle().await;
-        let account = self.ledger.close(lasting(60_000, 3_600)).await;
-        Row::new(topic, fault, &account, recovered, self.begun.elapsed()).write();
+        let account = self.ledger.close(lasting(180_000, 1_800)).await;
+        let lasted = *self.lasted.lock().unwrap();
+        Row::new(topic, fault, &account, lasted, recovered, self.begun.elapsed()).write();
         account.must_hold();
         assert!(account.commands > 0, "nothing was published");
         account
     }
+
+    /// How many queries have reached the provider.
+    async fn queries(&self) -> u64 {
+        let transactions = self.place.get("/_sandbox/transactions").await;
+        transactions.as_array().unwrap().iter().map(|seen| seen["calls"]["query"].as_u64().unwrap()).sum()
+    }
+}
+
+fn host(url: &str) -> &str {
+    url.split('@').nth(1).unwrap().split('/').next().unwrap()
+}
+
+/// The broker's address as it is over a relay.
+fn through(relay: &Relay, broker: &str) -> String {
+    broker.replace(host(broker), &relay.address.to_string())
 }

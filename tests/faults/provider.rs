@@ -6,12 +6,9 @@ use aws_lc_rs::{
     rsa::{KeyPair, KeySize},
 };
 use impostor::{Impostor, Says};
-use relay::Way;
 use std::sync::{Arc, atomic::Ordering};
 
 const TOPIC: &str = "provider";
-/// The longest rest of the breaker in these settings is a second, and a trial that hangs takes two.
-const PROBED_WITHIN: Duration = Duration::from_secs(5);
 const ORIGIN: &str = "origin = \"www.example.co.id\"";
 
 /// Changes something in the settings of the account that suffers.
@@ -21,31 +18,20 @@ fn change_bnc(settings: &str, from: &str, to: &str) -> String {
     format!("{before}[accounts.bnc]{}", section.replacen(from, to, 1))
 }
 
-/// The other account's commands are still told of, at once.
-async fn the_neighbour_goes_on(rig: &Rig) {
-    for _ in 0..3 {
-        let took = rig.ledger.recovery(Utc::now(), Some("ifortepay"), SOON).await;
-        assert!(took < Duration::from_secs(2), "the neighbour waited {took:?}");
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
-}
-
-async fn back(rig: &Rig) -> Duration {
-    let recovered = rig.ledger.recovery(Utc::now(), Some("bnc"), SOON * 3).await;
-    assert!(full() || recovered < PROBED_WITHIN, "it took {recovered:?} to come back");
-    recovered
+async fn rig(options: sandbox::Options) -> Rig {
+    Rig::with(Broker::shared(), options, "", resting_as_usual).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn down_for_one_account() {
-    let rig = Rig::new(Broker::shared(), calm()).await;
+    let rig = rig(calm()).await;
     let worker = rig.worker().await;
     rig.bnc.set(Way::Cut);
     worker.wait_for_log("calls keep failing", SOON).await;
-    the_neighbour_goes_on(&rig).await;
-    tokio::time::sleep(lasting(1_500, 600)).await;
+    rig.the_neighbour_goes_on().await;
+    rig.lasts(1_500, 600).await;
     rig.bnc.set(Way::Pass);
-    let recovered = back(&rig).await;
+    let recovered = rig.back_at_the_next_trial(Some("bnc")).await;
     let account = rig.end(TOPIC, "Down, for one account of two", Some(recovered)).await;
     assert_eq!(account.outcomes.get("unresolved"), None, "{account}");
 }
@@ -54,7 +40,7 @@ async fn down_for_one_account() {
 async fn a_third_of_the_calls_fail() {
     let rig = Rig::new(Broker::shared(), with_faults("500=0.17,503_html=0.17")).await;
     let worker = rig.worker().await;
-    tokio::time::sleep(lasting(3_000, 600)).await;
+    rig.lasts(3_000, 120).await;
     let log = worker.read_log();
     assert!(!log.contains("left unacknowledged"), "what is to be tried again waits in a bucket, and tears nothing");
     rig.set_faults(None, "none").await;
@@ -62,20 +48,8 @@ async fn a_third_of_the_calls_fail() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn calls_hang_longer_than_the_timeout() {
-    let rig = Rig::new(Broker::shared(), calm()).await;
-    let _worker = rig.worker().await;
-    rig.set_faults(Some("bnc"), "hang=0.5,hang_after=0.5").await;
-    tokio::time::sleep(lasting(3_000, 600)).await;
-    the_neighbour_goes_on(&rig).await;
-    rig.set_faults(Some("bnc"), "none").await;
-    let recovered = back(&rig).await;
-    rig.end(TOPIC, "Every call hangs longer than the timeout, half after it took effect", Some(recovered)).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_key_for_one_account() {
-    let rig = Rig::new(Broker::shared(), calm()).await;
+    let rig = rig(calm()).await;
     let right = read(&rig.place.config);
     let other = rig.place.dir.path().join("other-key");
     let key = KeyPair::generate(KeySize::Rsa2048).unwrap();
@@ -84,34 +58,38 @@ async fn a_wrong_key_for_one_account() {
     std::fs::write(&rig.place.config, change_bnc(&right, KEY, other.to_str().unwrap())).unwrap();
     let mut worker = rig.worker().await;
     worker.wait_for_log("ALERT", SOON).await;
-    the_neighbour_goes_on(&rig).await;
-    tokio::time::sleep(lasting(1_500, 600)).await;
+    rig.the_neighbour_goes_on().await;
+    rig.lasts(1_500, 600).await;
     let client = Client::connect(&rig.broker, rig.place.names.clone()).await;
     assert_eq!(client.depth(&client.names.parked()).await, 0, "a wrong key parks nothing");
     assert_eq!(worker.stop("-TERM").await.0, 0);
     std::fs::write(&rig.place.config, right).unwrap();
     let _worker = rig.place.worker().await;
-    let recovered = back(&rig).await;
+    let recovered = rig.back_at_the_next_trial(Some("bnc")).await;
     let account = rig.end(TOPIC, "Wrong key for one account", Some(recovered)).await;
     assert_eq!(account.outcomes.get("unresolved"), None, "{account}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn no_token_to_be_had() {
-    let options = sandbox::Options { token_lifetime: Duration::from_secs(1), ..calm() };
-    let rig = Rig::new(Broker::shared(), options).await;
+/// The token endpoint of one account suffers, and nothing else.
+pub async fn without_tokens(topic: &'static str, fault: &str, way: Way) {
+    let rig = rig(sandbox::Options { token_lifetime: Duration::from_secs(1), ..calm() }).await;
     let tokens = Relay::start(rig.place.provider.strip_prefix("http://").unwrap()).await;
     let of_tokens = format!("{ORIGIN}\ntoken_base_url = \"http://{}/bnc\"", tokens.address);
-    std::fs::write(&rig.place.config, change_bnc(&read(&rig.place.config), ORIGIN, &of_tokens)).unwrap();
+    rig.change(|settings| change_bnc(&settings, ORIGIN, &of_tokens));
     let worker = rig.worker().await;
-    tokens.set(Way::Cut);
-    worker.wait_for_log("calls keep failing", SOON).await;
-    the_neighbour_goes_on(&rig).await;
-    tokio::time::sleep(lasting(1_500, 600)).await;
+    tokens.set(way);
+    worker.wait_for_log("calls keep failing", SOON * 2).await;
+    rig.the_neighbour_goes_on().await;
+    rig.lasts(1_500, 600).await;
     tokens.set(Way::Pass);
-    let recovered = back(&rig).await;
-    let account = rig.end(TOPIC, "Token endpoint down, tokens end after a second", Some(recovered)).await;
+    let recovered = rig.back_at_the_next_trial(Some("bnc")).await;
+    let account = rig.end(topic, fault, Some(recovered)).await;
     assert_eq!((account.outcomes.get("unresolved"), account.unrecorded), (None, 0), "{account}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_token_to_be_had() {
+    without_tokens(TOPIC, "Token endpoint down, tokens end after a second", Way::Cut).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -119,7 +97,7 @@ async fn tokens_end_at_once() {
     let options = sandbox::Options { token_lifetime: Duration::from_millis(20), ..with_faults("expired_token=0.3") };
     let rig = Rig::new(Broker::shared(), options).await;
     let _worker = rig.worker().await;
-    tokio::time::sleep(lasting(3_000, 600)).await;
+    rig.lasts(3_000, 120).await;
     rig.end(TOPIC, "Tokens end at once, and a third are declared invalid", None).await;
 }
 
@@ -127,17 +105,17 @@ async fn tokens_end_at_once() {
 async fn not_found_for_a_while() {
     let rig = Rig::new(Broker::shared(), with_faults("not_found_for_a_while=0.4,504_after=0.2")).await;
     let _worker = rig.worker().await;
-    tokio::time::sleep(lasting(3_000, 600)).await;
+    rig.lasts(3_000, 120).await;
     rig.set_faults(None, "none").await;
     rig.end(TOPIC, "\"Not found\" for a while", None).await;
 }
 
 /// A rig whose account `bnc` speaks with an impostor.
 async fn with_impostor(change: impl FnOnce(String) -> String) -> (Rig, Impostor) {
-    let rig = Rig::new(Broker::shared(), calm()).await;
+    let rig = rig(calm()).await;
     let impostor = Impostor::start(rig.place.provider.strip_prefix("http://").unwrap()).await;
-    let settings = read(&rig.place.config).replace(&rig.bnc.address.to_string(), &impostor.address.to_string());
-    std::fs::write(&rig.place.config, change(settings)).unwrap();
+    let (relay, own) = (rig.bnc.address.to_string(), impostor.address.to_string());
+    rig.change(|settings| change(settings.replace(&relay, &own)));
     (rig, impostor)
 }
 
@@ -145,11 +123,11 @@ async fn said_for_a_while(says: Says, fault: &str) {
     let (rig, impostor) = with_impostor(|settings| settings).await;
     let _worker = rig.worker().await;
     impostor.set(says);
-    the_neighbour_goes_on(&rig).await;
-    tokio::time::sleep(lasting(1_500, 60)).await;
+    rig.the_neighbour_goes_on().await;
+    rig.lasts(1_500, 60).await;
     assert!(impostor.answers.load(Ordering::Relaxed) > 0);
     impostor.set(Says::Truth);
-    let recovered = back(&rig).await;
+    let recovered = rig.back_at_the_next_trial(Some("bnc")).await;
     rig.end(TOPIC, fault, Some(recovered)).await;
 }
 
@@ -172,7 +150,7 @@ async fn accepted_and_never_done() {
     let (rig, impostor) = with_impostor(few).await;
     impostor.set(Says::Accepted);
     let _worker = rig.worker().await;
-    tokio::time::sleep(lasting(1_500, 60)).await;
+    rig.lasts(1_500, 60).await;
     rig.stop_trickle().await;
     let account = rig.end(TOPIC, "202 for ever, given up after three attempts", None).await;
     assert!(
@@ -185,7 +163,7 @@ async fn accepted_and_never_done() {
 async fn accepted_and_done_later() {
     let rig = Rig::new(Broker::shared(), with_faults("202=0.3")).await;
     let _worker = rig.worker().await;
-    tokio::time::sleep(lasting(3_000, 600)).await;
+    rig.lasts(3_000, 120).await;
     rig.set_faults(None, "none").await;
     rig.end(TOPIC, "202, and it takes effect two seconds later", None).await;
 }
@@ -194,7 +172,7 @@ async fn accepted_and_done_later() {
 async fn a_certificate_of_somebody_else() {
     let (ours, theirs) = (certs::Authority::new("ours"), certs::Authority::new("theirs"));
     let (right, wrong) = (ours.server("127.0.0.1").acceptor(), theirs.server("127.0.0.1").acceptor());
-    let rig = Rig::new(Broker::shared(), calm()).await;
+    let rig = rig(calm()).await;
     let (is_right, now) = tokio::sync::watch::channel(true);
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -218,18 +196,17 @@ async fn a_certificate_of_somebody_else() {
     });
     let authority = rig.place.dir.path().join("ca.pem");
     std::fs::write(&authority, ours.pem()).unwrap();
-    let settings = read(&rig.place.config);
-    let settings = settings.replace(&format!("http://{}", rig.bnc.address), &format!("https://{address}"));
+    let (plain, with_tls) = (format!("http://{}", rig.bnc.address), format!("https://{address}"));
     let trusting = format!("{ORIGIN}\nca_file = \"{}\"", authority.display());
-    std::fs::write(&rig.place.config, change_bnc(&settings, ORIGIN, &trusting)).unwrap();
+    rig.change(|settings| change_bnc(&settings.replace(&plain, &with_tls), ORIGIN, &trusting));
     let worker = rig.worker().await;
     rig.ledger.recovery(Utc::now(), Some("bnc"), SOON).await;
     is_right.send_replace(false);
     worker.wait_for_log("calls keep failing", SOON).await;
-    the_neighbour_goes_on(&rig).await;
-    tokio::time::sleep(lasting(1_000, 600)).await;
+    rig.the_neighbour_goes_on().await;
+    rig.lasts(1_000, 600).await;
     is_right.send_replace(true);
-    let recovered = back(&rig).await;
+    let recovered = rig.back_at_the_next_trial(Some("bnc")).await;
     let account = rig.end(TOPIC, "Certificate of another authority", Some(recovered)).await;
     assert_eq!(account.outcomes.get("unresolved"), None, "{account}");
 }

@@ -1,13 +1,27 @@
 //! The figures of each fault, and the table that they make.
 
-use super::{full, support::ledger::Account};
+use super::{full, support::judge::Account};
 use serde::{Deserialize, Serialize};
 use std::{path::PathBuf, time::Duration};
 
 const DOCUMENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/RELIABILITY.md");
 const BEGINS: &str = "<!-- the table begins -->\n";
 const ENDS: &str = "<!-- the table ends -->";
-const TOPICS: [&str; 4] = ["worker", "rabbitmq", "network", "provider"];
+const TOPICS: [(&str, &str); 5] = [
+    ("worker", "The worker"),
+    ("rabbitmq", "RabbitMQ"),
+    ("network", "The network"),
+    ("provider", "The provider"),
+    ("limits", "Every time limit"),
+];
+
+/// As a length stands in the table.
+pub fn told(length: Duration) -> String {
+    match length.as_secs() {
+        seconds if seconds >= 60 && seconds.is_multiple_of(60) => format!("{} min", seconds / 60),
+        _ => format!("{} s", (length.as_secs_f64() * 10.0).round() / 10.0),
+    }
+}
 
 /// One line of the table.
 #[derive(Serialize, Deserialize)]
@@ -15,6 +29,7 @@ pub struct Row {
     topic: String,
     fault: String,
     full: bool,
+    lasted_ms: u64,
     commands: usize,
     lost: usize,
     contradicted: usize,
@@ -30,13 +45,21 @@ fn folder() -> PathBuf {
 }
 
 impl Row {
-    pub fn new(topic: &str, fault: &str, account: &Account, recovered: Option<Duration>, took: Duration) -> Self {
-        assert!(TOPICS.contains(&topic));
+    pub fn new(
+        topic: &str,
+        fault: &str,
+        account: &Account,
+        lasted: Duration,
+        recovered: Option<Duration>,
+        took: Duration,
+    ) -> Self {
+        assert!(TOPICS.iter().any(|(known, _)| *known == topic));
         let outcome = |name| account.outcomes.get(name).copied().unwrap_or_default();
         Self {
             topic: topic.to_owned(),
             fault: fault.to_owned(),
             full: full(),
+            lasted_ms: lasted.as_millis() as u64,
             commands: account.commands,
             lost: account.lost.len(),
             contradicted: account.contradicted.len(),
@@ -59,8 +82,9 @@ impl Row {
     fn line(&self) -> String {
         let Self { fault, commands, lost, contradicted, repeats, unrecorded, for_a_person, .. } = self;
         let recovered = self.recovered_ms.map_or("–".to_owned(), |ms| format!("{:.1} s", ms as f64 / 1000.0));
+        let lasted = if self.lasted_ms == 0 { "–".to_owned() } else { told(Duration::from_millis(self.lasted_ms)) };
         format!(
-            "| {fault} | {commands} | {lost} | {contradicted} | {repeats} | {unrecorded} | {for_a_person} | {recovered} |\n"
+            "| {fault} | {lasted} | {commands} | {lost} | {contradicted} | {repeats} | {unrecorded} | {for_a_person} | {recovered} |\n"
         )
     }
 }
@@ -71,10 +95,10 @@ fn table(mut rows: Vec<Row>) -> String {
     let form = if rows.iter().all(|row| row.full) { "real lengths (`FAULTS=full`)" } else { "the quick form" };
     let commands: usize = rows.iter().map(|row| row.commands).sum();
     let mut table = format!("{} faults, {commands} commands, {form}.\n", rows.len());
-    for (topic, title) in TOPICS.into_iter().zip(["The worker", "RabbitMQ", "The network", "The provider"]) {
+    for (topic, title) in TOPICS {
         table += &format!(
-            "\n### {title}\n\n| fault | commands | lost | contradicted | repeats | unrecorded | for a person | back after |\n\
-             | --- | --: | --: | --: | --: | --: | --: | --: |\n"
+            "\n### {title}\n\n| fault | for | commands | lost | contradicted | repeats | unrecorded | for a person | back after |\n\
+             | --- | --: | --: | --: | --: | --: | --: | --: | --: |\n"
         );
         rows.iter().filter(|row| row.topic == topic).for_each(|row| table += &row.line());
     }
@@ -96,14 +120,14 @@ fn the_table() {
     }
     let cells = |line: &str| line.split('|').map(|cell| cell.trim().to_owned()).collect::<Vec<_>>();
     let rows: Vec<_> =
-        told.lines().map(cells).filter(|cells| cells.len() > 8 && cells[2].parse::<u32>().is_ok()).collect();
-    let commands: u32 = rows.iter().map(|cells| cells[2].parse::<u32>().unwrap()).sum();
+        told.lines().map(cells).filter(|cells| cells.len() > 9 && cells[3].parse::<u32>().is_ok()).collect();
+    let commands: u32 = rows.iter().map(|cells| cells[3].parse::<u32>().unwrap()).sum();
     assert!(
         told.starts_with(&format!("{} faults, {commands} commands, ", rows.len())),
         "{}",
         told.lines().next().unwrap()
     );
     for cells in &rows {
-        assert_eq!((cells[3].as_str(), cells[4].as_str()), ("0", "0"), "{cells:?}");
+        assert_eq!((cells[4].as_str(), cells[5].as_str()), ("0", "0"), "{cells:?}");
     }
 }

@@ -1,8 +1,9 @@
 //! What can befall the worker's process.
 
 use super::*;
-use relay::{Direction, acknowledges, publishes_to};
+use relay::Direction;
 use std::process::Stdio;
+use support::frames::{acknowledges, publishes_to};
 
 const TOPIC: &str = "worker";
 
@@ -103,7 +104,7 @@ async fn killed_again_and_again() {
     let options = sandbox::Options { latency: Duration::from_millis(15), ..with_faults("0.2") };
     let rig = Rig::new(Broker::shared(), options).await;
     let mut since = Utc::now();
-    for _ in 0..if full() { 200 } else { 5 } {
+    for _ in 0..if full() { 100 } else { 5 } {
         let mut worker = rig.worker().await;
         tokio::time::sleep(Duration::from_millis(fastrand::u64(0..400))).await;
         worker.kill();
@@ -233,7 +234,7 @@ async fn the_clock_jumps() {
     // A small jump is nobody's business; of a large one the provider refuses every signature.
     for jump in ["+60", "-60", "+3600", "-3600"] {
         std::fs::write(&offset, jump).unwrap();
-        tokio::time::sleep(lasting(1_500, 120)).await;
+        rig.lasts(1_500, 120).await;
     }
     worker.wait_for_log("this machine's clock first", SOON).await;
     std::fs::write(&offset, "+0").unwrap();

@@ -1,7 +1,15 @@
 //! The ledger: what was published, what the provider saw, what was told, what is parked, what still waits. It accounts for
 //! every command, and names the one that breaks a promise.
 
-use super::{Client, Place, command, exchange_json, headers, persistent, text};
+use super::{
+    Client, Place, command, exchange_json,
+    frames::Redeliveries,
+    headers,
+    judge::{Account, Book, Entry, Rest, judge},
+    persistent,
+    relay::Relay,
+    text,
+};
 use chrono::{DateTime, Utc};
 use futures_util::StreamExt;
 use lapin::{
@@ -10,10 +18,9 @@ use lapin::{
     types::{AMQPValue, FieldTable},
 };
 use qris_cancel_worker::amqp::topology::Names;
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt,
     sync::{Arc, Mutex, MutexGuard},
     time::{Duration, Instant},
 };
@@ -24,51 +31,14 @@ const QUIET: Duration = Duration::from_millis(1_200);
 /// An order service does not wait longer for a confirm: it goes on with another command.
 const CONFIRM_WITHIN: Duration = Duration::from_secs(5);
 
-/// One command as it was published.
-#[derive(Debug, Clone)]
-pub struct Entry {
-    pub account: String,
-    pub reference: String,
-    /// The broker has confirmed it: from then on it may not be lost.
-    pub confirmed: bool,
-    /// It is to be told as `invalid`.
-    pub faulty: bool,
-}
-
-#[derive(Debug, Default)]
-pub struct Book {
-    pub commands: BTreeMap<String, Entry>,
-    pub events: Vec<Value>,
-}
-
-/// What the provider and the parking queue say at the end.
-#[derive(Debug, Default)]
-pub struct Rest {
-    /// The sandbox's transactions.
-    pub transactions: Vec<Value>,
-    /// Job ids of parked copies.
-    pub parked: Vec<String>,
-}
-
-/// What the books say.
-#[derive(Debug, Default, Clone)]
-pub struct Account {
-    pub commands: usize,
-    pub lost: Vec<String>,
-    pub contradicted: Vec<String>,
-    /// Events with an id that was told before.
-    pub repeats: usize,
-    /// Cancels that reached the provider and stand in no event: a worker died, or lost the broker, between call and event.
-    pub unrecorded: usize,
-    pub outcomes: BTreeMap<String, usize>,
-}
-
 pub struct Ledger {
     book: Arc<Mutex<Book>>,
     url: String,
     names: Names,
     accounts: Vec<String>,
     provider: String,
+    /// Of each relay between the broker and the workers.
+    redeliveries: Mutex<Vec<Redeliveries>>,
     reader: JoinHandle<()>,
 }
 
@@ -101,8 +71,27 @@ impl Ledger {
             names: place.names.clone(),
             accounts: accounts.iter().map(|&name| name.to_owned()).collect(),
             provider: place.provider.clone(),
+            redeliveries: Mutex::default(),
             reader,
         }
+    }
+
+    /// Counts what comes again over this relay. Where workers have the broker through relays only, calls that no event records
+    /// must not be more than that explains.
+    pub fn follow(&self, relay: &Relay) {
+        self.redeliveries.lock().unwrap().push(relay.redeliveries.clone());
+    }
+
+    /// How often each command came again, if that was followed.
+    fn redelivered(&self) -> Option<BTreeMap<String, u64>> {
+        let followed = self.redeliveries.lock().unwrap();
+        let mut sums = BTreeMap::new();
+        for relay in followed.iter() {
+            for (job, count) in relay.lock().unwrap().iter() {
+                *sums.entry(job.clone()).or_default() += count;
+            }
+        }
+        (!followed.is_empty()).then_some(sums)
     }
 
     pub fn book(&self) -> MutexGuard<'_, Book> {
@@ -181,7 +170,8 @@ impl Ledger {
         let client = self.connect(limit).await;
         let mut quiet_since: Option<(usize, Instant)> = None;
         let mut waiting = Vec::new();
-        while begun.elapsed() < limit {
+        let mut is_at_rest = false;
+        while begun.elapsed() < limit && !is_at_rest {
             let (untold, events) = {
                 let book = self.book();
                 let told: BTreeSet<_> = book.events.iter().map(|e| e["data"]["jobId"].as_str().unwrap_or("")).collect();
@@ -191,11 +181,7 @@ impl Ledger {
             waiting = self.waiting(&client).await;
             match quiet_since {
                 _ if untold > 0 || !waiting.is_empty() => quiet_since = None,
-                Some((before, since)) if before == events => {
-                    if since.elapsed() > QUIET {
-                        break;
-                    }
-                }
+                Some((before, since)) if before == events => is_at_rest = since.elapsed() > QUIET,
                 _ => quiet_since = Some((events, Instant::now())),
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
@@ -206,10 +192,11 @@ impl Ledger {
         let rest = Rest {
             transactions: transactions.as_array().unwrap().clone(),
             parked: parked.iter().filter_map(|message| job(&message.data)).collect(),
+            redelivered: self.redelivered(),
         };
         let mut account = judge(&self.book(), &rest);
-        if !waiting.is_empty() {
-            account.lost.push(format!("after {limit:?} there still wait {waiting:?}"));
+        if !is_at_rest {
+            account.lost.insert(0, format!("after {limit:?} there is still something under way: {waiting:?}"));
         }
         account
     }
@@ -338,138 +325,5 @@ impl Trickle {
     pub async fn stop(self) {
         self.stop.cancel();
         self.task.await.unwrap();
-    }
-}
-
-/// The promises, command by command.
-pub fn judge(book: &Book, rest: &Rest) -> Account {
-    let mut of_job: BTreeMap<&str, Vec<&Value>> = BTreeMap::new();
-    for event in &book.events {
-        of_job.entry(event["data"]["jobId"].as_str().unwrap_or("")).or_default().push(event);
-    }
-    let transactions: BTreeMap<_, _> = rest
-        .transactions
-        .iter()
-        .map(|t| ((t["account"].as_str().unwrap(), t["originalReferenceNo"].as_str().unwrap_or("")), t))
-        .collect();
-    let parked: BTreeSet<_> = rest.parked.iter().map(String::as_str).collect();
-    let mut account =
-        Account { commands: book.commands.values().filter(|e| e.confirmed).count(), ..Account::default() };
-
-    let mut by_id: BTreeMap<&str, (&Value, &Value)> = BTreeMap::new();
-    for event in &book.events {
-        let says = (&event["data"]["jobId"], &event["data"]["outcome"]);
-        match by_id.insert(event["id"].as_str().unwrap(), says) {
-            Some(before) if before != says => account.contradicted.push(format!("one id for two outcomes: {event}")),
-            Some(_) => account.repeats += 1,
-            None => {}
-        }
-    }
-    for job in of_job.keys().filter(|job| !book.commands.contains_key(**job)) {
-        account.contradicted.push(format!("{job:?} is told and was never published"));
-    }
-    for (job, entry) in &book.commands {
-        let told = of_job.get(job.as_str()).map_or(&[][..], Vec::as_slice);
-        let outcomes: BTreeSet<_> = told.iter().map(|event| event["data"]["outcome"].as_str().unwrap()).collect();
-        let ids: BTreeSet<_> = told.iter().map(|event| event["id"].as_str().unwrap()).collect();
-        let for_a_person = |outcome: &&str| matches!(*outcome, "invalid" | "unresolved");
-        let settled: Vec<_> = outcomes.iter().copied().filter(|outcome| !for_a_person(outcome)).collect();
-        let none = json!({ "state": "pending", "history": [], "calls": { "cancel": 0, "query": 0 }, "lastCalls": [] });
-        let seen = transactions.get(&(entry.account.as_str(), entry.reference.as_str())).copied().unwrap_or(&none);
-        let evidence = || format!("{job} {entry:?}\n  told {told:?}\n  provider {seen}");
-
-        // 1. None is lost.
-        let is_kept = !outcomes.iter().any(for_a_person) || parked.contains(job.as_str());
-        if entry.confirmed && (told.is_empty() || !is_kept) {
-            account.lost.push(evidence());
-        }
-        // 2. Settled outcomes differ only where the provider's state did. 3. They are what the provider did.
-        let states: BTreeSet<_> =
-            seen["history"].as_array().unwrap().iter().map(|change| change["to"].as_str().unwrap()).collect();
-        let was = |outcome: &str| match outcome {
-            "canceled" | "paid" => states.contains(outcome),
-            "closed" => states.contains("expired") || states.contains("refunded"),
-            _ => false,
-        };
-        let is_as_it_is = settled.is_empty() || settled.iter().any(|outcome| was(outcome) && is_state(outcome, seen));
-        // A cancel of ours took effect, and the only thing that is told says that none can have.
-        let by_us = seen["history"].as_array().unwrap().iter().any(|c| c["to"] == "canceled" && c["by"] != "control");
-        let denied =
-            settled.is_empty() && by_us && told.iter().all(|event| event["data"]["mayHaveTakenEffect"] == false);
-        let reached = seen["calls"]["cancel"] != 0 || seen["calls"]["query"] != 0;
-        let wrongly_invalid =
-            outcomes.contains("invalid") != entry.faulty && !told.is_empty() || entry.faulty && reached;
-        // 4. A repeat has the id of what it repeats.
-        let ids_differ = ids.len() != outcomes.len();
-        let wrong = !settled.iter().all(|outcome| was(outcome)) || !is_as_it_is;
-        if wrong || !told.is_empty() && denied || wrongly_invalid || ids_differ {
-            account.contradicted.push(evidence());
-        }
-
-        // What the provider had of us, and no event records. The next visit must have begun with a question.
-        let unrecorded = unrecorded(told, seen);
-        let has_asked = seen["calls"]["query"] != 0 || !told.iter().any(|e| e["data"]["outcome"] == "canceled");
-        if unrecorded > 0 && seen["calls"]["cancel"].as_u64() > Some(1) && !has_asked {
-            account.contradicted.push(format!("cancelled again without a question: {}", evidence()));
-        }
-        account.unrecorded += unrecorded;
-        if !told.is_empty() {
-            let outcome = settled.first().copied().unwrap_or_else(|| outcomes.first().unwrap());
-            *account.outcomes.entry(outcome.to_owned()).or_default() += 1;
-        }
-    }
-    account
-}
-
-fn is_state(outcome: &str, transaction: &Value) -> bool {
-    match transaction["state"].as_str().unwrap() {
-        "expired" | "refunded" => outcome == "closed",
-        state => outcome == state,
-    }
-}
-
-/// Cancels that the provider counts beyond those that the events have. Both keep no more than twenty calls one by one.
-fn unrecorded(told: &[&Value], seen: &Value) -> usize {
-    if told.iter().any(|event| event["data"]["callsTotal"].as_u64() > Some(20)) {
-        return 0;
-    }
-    let calls = told.iter().flat_map(|event| event["data"]["calls"].as_array().into_iter().flatten());
-    // The events of a command tell the same calls again.
-    let recorded: BTreeSet<_> = calls
-        .filter(|call| call["operation"] == "cancel")
-        .map(|call| (call["externalId"].as_str(), call["at"].as_str()))
-        .collect();
-    let mut balance: BTreeMap<Option<&str>, i64> = BTreeMap::new();
-    for (id, _) in recorded {
-        *balance.entry(id).or_default() -= 1;
-    }
-    for call in seen["lastCalls"].as_array().unwrap().iter().filter(|call| call["operation"] == "cancel") {
-        *balance.entry(call["externalId"].as_str()).or_default() += 1;
-    }
-    balance.values().map(|count| usize::try_from(*count).unwrap_or(0)).sum()
-}
-
-impl Account {
-    /// # Panics
-    /// When a promise is broken.
-    pub fn must_hold(&self) {
-        assert!(self.lost.is_empty() && self.contradicted.is_empty(), "{self}");
-    }
-}
-
-impl fmt::Display for Account {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} commands, {} lost, {} contradicted, {} repeats, {} calls unrecorded, outcomes {:?}",
-            self.commands,
-            self.lost.len(),
-            self.contradicted.len(),
-            self.repeats,
-            self.unrecorded,
-            self.outcomes
-        )?;
-        let named = |what, all: &[String]| all.iter().take(5).map(|one| format!("\n{what}: {one}")).collect::<String>();
-        write!(f, "{}{}", named("LOST", &self.lost), named("CONTRADICTED", &self.contradicted))
     }
 }

@@ -6,6 +6,8 @@
     reason = "each test binary uses a part of it; tests read their environment"
 )]
 
+pub mod frames;
+pub mod judge;
 pub mod ledger;
 pub mod raw;
 pub mod relay;
@@ -82,16 +84,7 @@ impl Broker {
         script(&["ensure"], environment);
         let dir = std::env::temp_dir().join(format!("qris-test-{}-{:08x}", std::process::id(), fastrand::u32(..)));
         let url = script(&["start", dir.to_str().unwrap()], environment);
-        // A test process can be killed: somebody else has to clean up then.
-        let wait_and_clean = "while kill -0 \"$1\" 2>/dev/null; do sleep 0.5; done; exec \"$2\" clean \"$3\"";
-        let started = Command::new("setsid")
-            .args(["--fork", "bash", "-c", wait_and_clean, "cleaner", &std::process::id().to_string(), SCRIPT])
-            .arg(&dir)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .status();
-        assert!(started.expect("setsid starts").success());
+        clean_up_after_us(&[SCRIPT, "clean", dir.to_str().unwrap()]);
         Self { dir, url: url.trim().to_owned() }
     }
 
@@ -138,6 +131,19 @@ impl Broker {
     }
 }
 
+/// Runs this when the test process has ended. It can be killed: somebody else has to clean up then.
+pub fn clean_up_after_us(command: &[&str]) {
+    let wait_and_clean = "while kill -0 \"$1\" 2>/dev/null; do sleep 0.5; done; shift; exec \"$@\"";
+    let started = Command::new("setsid")
+        .args(["--fork", "bash", "-c", wait_and_clean, "cleaner", &std::process::id().to_string()])
+        .args(command)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
+    assert!(started.expect("setsid starts").success());
+}
+
 /// A broker that is cleaned up when the test is done with it.
 pub struct OwnBroker(Broker);
 
@@ -176,6 +182,8 @@ pub struct Place {
     pub prefix: String,
     pub config: PathBuf,
     pub provider: String,
+    /// What a worker is started by, as in `ip netns exec …`.
+    pub inside: Vec<String>,
 }
 
 /// The settings of a test: two accounts, short waits.
@@ -259,26 +267,39 @@ impl Place {
         let prefix = format!("t{:08x}.cancel", fastrand::u32(..));
         let config = dir.path().join("worker.toml");
         std::fs::write(&config, settings(&prefix, provider, more)).unwrap();
-        Self { dir, url: broker.url.clone(), names: Names::new(&prefix), prefix, config, provider: provider.to_owned() }
+        let (url, names, provider) = (broker.url.clone(), Names::new(&prefix), provider.to_owned());
+        Self { dir, url, names, prefix, config, provider, inside: Vec::new() }
     }
 
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_qris-cancel-worker"));
-        command.args(arguments).env("AMQP_URL", &self.url).env("QRIS_CANCEL_CONFIG", &self.config).stdin(Stdio::null());
+        let program = [env!("CARGO_BIN_EXE_qris-cancel-worker").to_owned()];
+        let mut line = self.inside.iter().chain(&program);
+        let mut command = Command::new(line.next().unwrap());
+        command
+            .args(line)
+            .args(arguments)
+            .env("AMQP_URL", &self.url)
+            .env("QRIS_CANCEL_CONFIG", &self.config)
+            .stdin(Stdio::null());
         command
     }
 
     /// Starts the real worker, and waits until it consumes.
     pub async fn worker(&self) -> Worker {
         let worker = self.worker_unready();
-        worker.wait_for_log("\"consuming\"", Duration::from_secs(20)).await;
+        worker.wait_for_log("\"consuming\"", Duration::from_secs(60)).await;
         worker
     }
 
     pub fn worker_unready(&self) -> Worker {
+        self.worker_at(&self.url)
+    }
+
+    /// One that has the broker at this address.
+    pub fn worker_at(&self, url: &str) -> Worker {
         let log = self.dir.path().join(format!("worker-{:08x}.log", fastrand::u32(..)));
         let file = std::fs::File::create(&log).unwrap();
-        let child = self.command(&["run"]).stdout(Stdio::null()).stderr(file).spawn().unwrap();
+        let child = self.command(&["run"]).env("AMQP_URL", url).stdout(Stdio::null()).stderr(file).spawn().unwrap();
         Worker { child, log }
     }
 

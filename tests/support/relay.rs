@@ -1,9 +1,10 @@
 //! A relay between the worker and its broker or provider, which does to the connections what networks do.
 
+use super::frames::{Frames, Redeliveries, renumber};
 use std::{
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
@@ -11,11 +12,18 @@ use std::{
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{
-        TcpListener, TcpStream,
+        TcpListener, TcpSocket, TcpStream,
         tcp::{OwnedReadHalf, OwnedWriteHalf},
     },
     sync::{mpsc, watch},
 };
+
+/// So many may wait to be accepted; then a call for a connection gets no answer.
+const WAITING_TO_BE_ACCEPTED: u32 = 64;
+/// What TCP sends at once.
+const SEGMENT: usize = 1_448;
+/// The first wait for a lost segment; it doubles with each further loss of it.
+const RETRANSMITTED_AFTER: Duration = Duration::from_millis(200);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direction {
@@ -38,16 +46,22 @@ pub enum Way {
     BlackHole,
     /// The worker's bytes pass, the answers do not.
     HalfOpen,
+    /// Who wants to connect gets no answer; the connections that there are are reset.
+    Unanswered,
     /// Bytes pass this late, in each direction.
     Delay(Duration),
+    /// What the loss of this share of all segments does to a stream that is this late: it stalls until the segment has come.
+    Lossy(f64, Duration),
     /// A connection is reset when so many more bytes have passed it.
     ResetAfter(usize),
     /// So many bytes pass a second, in each direction.
     Drip(usize),
     /// A connection that has been used is reset, instead, when the next bytes come from the worker; every other time.
     ResetWhenUsedAgain,
-    /// AMQP frames pass, until one is held.
+    /// AMQP frames pass, until one is held; it goes on where another way is set.
     Hold(IsHeld),
+    /// The worker behind it writes this version of its headers for that one, and reads both.
+    Renumber(i64, i64),
 }
 
 pub struct Relay {
@@ -55,6 +69,8 @@ pub struct Relay {
     way: watch::Sender<Way>,
     cuts: watch::Sender<usize>,
     held: watch::Receiver<usize>,
+    connected: Arc<Mutex<Vec<Instant>>>,
+    pub redeliveries: Redeliveries,
 }
 
 #[derive(Clone)]
@@ -63,6 +79,7 @@ struct Rules {
     cuts: watch::Receiver<usize>,
     held: Arc<watch::Sender<usize>>,
     used: Arc<AtomicUsize>,
+    redeliveries: Redeliveries,
 }
 
 impl Relay {
@@ -73,26 +90,26 @@ impl Relay {
 
     /// To servers in turn, as a load balancer does: a connection goes to the next one that takes it.
     pub async fn to_one_of(servers: &[&str]) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
+        let listener = socket.listen(WAITING_TO_BE_ACCEPTED).unwrap();
         let address = listener.local_addr().unwrap();
         let ((way, ways), (cuts, cut), (hold, held)) =
             (watch::channel(Way::Pass), watch::channel(0), watch::channel(0));
-        let rules = Rules { way: ways, cuts: cut, held: Arc::new(hold), used: Arc::default() };
-        let mut servers: Vec<SocketAddr> = servers.iter().map(|server| server.parse().unwrap()).collect();
-        tokio::spawn(async move {
-            while let Ok((worker, _)) = listener.accept().await {
-                tokio::spawn(connection(worker, servers.clone(), rules.clone()));
-                servers.rotate_left(1);
-            }
-        });
-        Self { address, way, cuts, held }
+        let (redeliveries, connected) = (Redeliveries::default(), Arc::<Mutex<Vec<Instant>>>::default());
+        let (hold, used) = (Arc::new(hold), Arc::default());
+        let rules = Rules { way: ways, cuts: cut, held: hold, used, redeliveries: redeliveries.clone() };
+        let servers = servers.iter().map(|server| server.parse().unwrap()).collect();
+        tokio::spawn(accept(listener, servers, rules, connected.clone()));
+        Self { address, way, cuts, held, connected, redeliveries }
     }
 
     pub fn set(&self, way: Way) {
-        if matches!(way, Way::Cut) {
+        let resets = matches!(way, Way::Cut | Way::Unanswered);
+        self.way.send_replace(way);
+        if resets {
             self.cut();
         }
-        self.way.send_replace(way);
     }
 
     /// Resets the connections that there are.
@@ -105,25 +122,50 @@ impl Relay {
         self.set(Way::Hold(Arc::new(is_held)));
     }
 
-    /// Waits until a frame is held.
+    /// When somebody connected, of late.
+    pub fn connected_since(&self, since: Instant) -> Vec<Instant> {
+        self.connected.lock().unwrap().iter().copied().filter(|at| *at >= since).collect()
+    }
+
+    /// Waits until a frame is held, or nobody can connect.
     pub async fn until_held(&self, limit: Duration) {
         let mut held = self.held.clone();
         tokio::time::timeout(limit, held.wait_for(|held| *held > 0)).await.expect("a frame is held").unwrap();
     }
 }
 
-/// A frame that publishes to this exchange.
-pub fn publishes_to(exchange: String) -> impl Fn(Direction, &[u8]) -> bool {
-    move |direction, frame| {
-        direction == Direction::Out
-            && frame.get(7..11) == Some(&[0, 60, 0, 40])
-            && frame.get(13).is_some_and(|length| frame.get(14..14 + usize::from(*length)) == Some(exchange.as_bytes()))
+async fn accept(
+    listener: TcpListener,
+    mut servers: Vec<SocketAddr>,
+    rules: Rules,
+    connected: Arc<Mutex<Vec<Instant>>>,
+) {
+    let mut ways = rules.way.clone();
+    let address = listener.local_addr().unwrap();
+    loop {
+        let is_unanswered = matches!(*ways.borrow_and_update(), Way::Unanswered);
+        if is_unanswered {
+            // Nobody accepts, and there is no more room to wait for that.
+            let mut waiting = Vec::new();
+            let soon = Duration::from_millis(200);
+            while let Ok(Ok(stream)) = tokio::time::timeout(soon, TcpStream::connect(address)).await {
+                waiting.push(stream);
+            }
+            rules.held.send_modify(|held| *held += 1);
+            if ways.wait_for(|way| !matches!(way, Way::Unanswered)).await.is_err() {
+                return;
+            }
+        }
+        tokio::select! {
+            accepted = listener.accept() => {
+                let Ok((worker, _)) = accepted else { return };
+                connected.lock().unwrap().push(Instant::now());
+                tokio::spawn(connection(worker, servers.clone(), rules.clone()));
+                servers.rotate_left(1);
+            }
+            changed = ways.changed() => if changed.is_err() { return },
+        }
     }
-}
-
-/// A frame that acknowledges: the worker a command, or the broker a publish.
-pub fn acknowledges(from: Direction) -> impl Fn(Direction, &[u8]) -> bool {
-    move |direction, frame| direction == from && frame.get(7..11) == Some(&[0, 60, 0, 80])
 }
 
 async fn connection(worker: TcpStream, servers: Vec<SocketAddr>, mut rules: Rules) {
@@ -191,8 +233,9 @@ async fn write(
     rules: &mut Rules,
     passed: &AtomicUsize,
 ) -> Result<(), Reset> {
-    let mut frames = Vec::new();
-    while let Some((came, bytes)) = chunks.recv().await {
+    let mut frames = Frames::new(direction, rules.redeliveries.clone());
+    let mut kept = Vec::new();
+    while let Some((came, mut bytes)) = chunks.recv().await {
         let held_up = |way: &Way| match way {
             Way::BlackHole => true,
             Way::HalfOpen => direction == Direction::In,
@@ -205,6 +248,10 @@ async fn write(
         let mut pass = bytes.len();
         match &way {
             Way::Delay(late) => tokio::time::sleep_until((came + *late).into()).await,
+            Way::Lossy(share, late) => {
+                tokio::time::sleep_until((came + *late).into()).await;
+                tokio::time::sleep(stall(*share, bytes.len())).await;
+            }
             Way::ResetAfter(limit) => {
                 let before = passed.fetch_add(bytes.len(), Ordering::Relaxed);
                 pass = pass.min(limit.saturating_sub(before));
@@ -219,11 +266,18 @@ async fn write(
         }
         // Frames are followed from the first byte on, so that one can be held whenever that is asked for.
         let is_held = |frame: &[u8]| matches!(&way, Way::Hold(is_held) if is_held(direction, frame));
-        let held_at = follow(&mut frames, &bytes, is_held);
+        let held_at = frames.follow(&bytes, is_held);
         pass = pass.min(held_at.unwrap_or(pass));
+        if let Way::Renumber(ours, theirs) = way {
+            // Whole frames only, as a header could lie across two reads.
+            kept.append(&mut bytes);
+            bytes = kept.drain(..kept.len() - frames.incomplete()).collect();
+            renumber(&mut bytes, direction, ours, theirs);
+            pass = bytes.len();
+        }
         let at_once = match way {
             Way::Drip(rate) => (rate / 20).max(1),
-            _ => bytes.len(),
+            _ => bytes.len().max(1),
         };
         for part in bytes[..pass].chunks(at_once) {
             if to.write_all(part).await.is_err() {
@@ -235,9 +289,14 @@ async fn write(
         }
         if held_at.is_some() {
             rules.held.send_modify(|held| *held += 1);
-            return std::future::pending().await;
-        }
-        if pass < bytes.len() {
+            if rules.way.wait_for(|way| !matches!(way, Way::Hold(_))).await.is_err() {
+                return Err(Reset);
+            }
+            frames.follow(&[], |_| false);
+            if to.write_all(&bytes[pass..]).await.is_err() {
+                return Ok(());
+            }
+        } else if pass < bytes.len() {
             // What has passed arrives before the reset overtakes it.
             tokio::time::sleep(Duration::from_millis(20)).await;
             return Err(Reset);
@@ -246,23 +305,11 @@ async fn write(
     Ok(())
 }
 
-/// Follows the frames that these bytes complete: how many of the bytes come before one that is to be held.
-fn follow(rest: &mut Vec<u8>, bytes: &[u8], is_held: impl Fn(&[u8]) -> bool) -> Option<usize> {
-    let before = rest.len();
-    rest.extend_from_slice(bytes);
-    let mut at = if rest.starts_with(b"AMQP") { 8.min(rest.len()) } else { 0 };
-    while let Some(head) = rest.get(at..at + 7) {
-        let length = 8 + u32::from_be_bytes([head[3], head[4], head[5], head[6]]) as usize;
-        let Some(frame) = rest.get(at..at + length) else { break };
-        if is_held(frame) {
-            return Some(at.saturating_sub(before));
-        }
-        at += length;
-    }
-    rest.drain(..at);
-    // No AMQP frame is so long: this is another protocol.
-    if rest.len() > 1 << 20 {
-        rest.clear();
-    }
-    None
+/// How long a stream of so many bytes stalls where this share of its segments is lost.
+fn stall(share: f64, bytes: usize) -> Duration {
+    let of_one = || {
+        let losses = std::iter::repeat_with(fastrand::f64).take_while(|drawn| *drawn < share).take(6).count();
+        RETRANSMITTED_AFTER * ((1 << losses) - 1)
+    };
+    (0..bytes.div_ceil(SEGMENT)).map(|_| of_one()).sum()
 }
