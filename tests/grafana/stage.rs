@@ -178,7 +178,7 @@ fn place(like: &Place, page: &str) -> Place {
     let text = text.replace("confirm_timeout_ms = 5_000", "confirm_timeout_ms = 30_000");
     std::fs::write(&config, text).unwrap();
     let (url, provider) = (like.url.clone(), like.provider.clone());
-    Place { dir, url, names: Names::new(PREFIX), prefix: PREFIX.into(), config, provider }
+    Place { dir, url, names: Names::new(PREFIX), prefix: PREFIX.into(), config, provider, inside: Vec::new() }
 }
 
 /// An order service's queue for results, with somebody who reads it.
