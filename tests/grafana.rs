@@ -79,7 +79,7 @@ fn alerts_panels_and_runbook_lead_to_each_other() {
     for (entry, text) in runbook::entries() {
         assert!(!runbook::commands(&text).is_empty(), "{entry} says nothing to type");
         let see = text.split("**See**").nth(1).unwrap_or_else(|| panic!("{entry} has no **See**"));
-        let told = see.split("\n\n").next().unwrap();
+        let told = see.split("\n\n").next().unwrap().replace('\n', " ");
         for title in told.split('*').skip(1).step_by(2).filter(|title| *title != "Targets") {
             let is_there = dashboards.iter().any(|(_, dashboard)| {
                 let named = dashboard["title"].as_str().unwrap().ends_with(&format!(": {title}"));
