@@ -21,8 +21,8 @@
 //! # Invariants
 //!
 //! 1. Only `amqp/consumer.rs` acknowledges, and only after the pipeline returned `Ok`.
-//! 2. `breaker`, `command`, `event`, `message`, `outcome`, `retry`, `verdict`, `traces/parent` and `snap/{request,sign,response,compare}` do no I/O, read no
-//!    clock and draw no random number: time and chance come in as arguments.
+//! 2. `breaker`, `command`, `event`, `message`, `outcome`, `retry`, `verdict`, `traces/parent` and
+//!    `snap/{request,sign,response,compare}` do no I/O, read no clock and draw no random number: time and chance come in as arguments.
 //! 3. The bytes that are hashed are the bytes that are sent; a body is serialised once.
 //! 4. Each delivery ends in exactly one of: finished (parked or not), scheduled, handed back unbegun, left unacknowledged.
 //! 5. Labels come from enums and the settings; ids go to logs and events only. Secrets have no `Debug` or `Display`.
