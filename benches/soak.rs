@@ -249,11 +249,11 @@ async fn listen(client: &Client, round: Arc<Mutex<Round>>, heard: Arc<AtomicU64>
     });
 }
 
-/// Kills or stops a worker every few seconds, whatever it has in hand, until so many commands are told of. Returns the last one,
-/// and how many were killed and stopped.
+/// Kills or stops a worker every few seconds, whatever it has in hand, until so many commands are told of, or the round is stuck
+/// because they are lost. Returns the last one, and how many were killed and stopped.
 async fn die_now_and_then(soak: &Soak, mut mortal: Hand, until: usize, mut random: fastrand::Rng) -> (Hand, u64, u64) {
-    let (mut kills, mut stops) = (0, 0);
-    while soak.round().told < until {
+    let (mut kills, mut stops, begun) = (0, 0, Instant::now());
+    while soak.round().told < until && begun.elapsed() < LIMIT {
         tokio::time::sleep(Duration::from_secs_f64(1.0 + random.f64() * 20.0)).await;
         let kill = random.u8(..3) > 0;
         // A stop takes as long as what has begun; the other worker goes on.
