@@ -1,7 +1,7 @@
 //! Messages out: retries, parked copies, events, replies. Returns only when the broker has confirmed.
 //!
-//! Publishes are pipelined on one channel and never `mandatory`: lapin pairs returned messages with the wrong confirm
-//! then. Alternate exchanges catch what is unroutable instead.
+//! Publishes are pipelined on one channel, sent in the order of their numbers, and never `mandatory`: lapin pairs returned
+//! messages with the wrong confirm then. Alternate exchanges catch what is unroutable instead.
 
 use super::{headers, topology::Names};
 use crate::{
@@ -19,6 +19,7 @@ use lapin::{
     options::{BasicPublishOptions, ConfirmSelectOptions},
 };
 use std::{
+    future::poll_fn,
     sync::{Arc, PoisonError},
     time::Duration,
 };
@@ -55,6 +56,8 @@ struct Inner {
     names: Names,
     connection: Arc<Connection>,
     channel: std::sync::Mutex<Channel>,
+    /// Held while a message gets its number and is queued to be sent.
+    turn: std::sync::Mutex<()>,
     /// Held while another channel is opened.
     renewing: Mutex<()>,
     /// Replies have a channel of their own: a requester's queue must not be able to disturb anything.
@@ -76,8 +79,8 @@ impl AmqpOutbox {
         broken: CancellationToken,
     ) -> lapin::Result<Self> {
         let channel = std::sync::Mutex::new(confirming(&connection).await?);
-        let (renewing, replies) = (Mutex::default(), Mutex::default());
-        Ok(Self(Arc::new(Inner { names, connection, channel, renewing, replies, worker, broken })))
+        let (turn, renewing, replies) = (std::sync::Mutex::default(), Mutex::default(), Mutex::default());
+        Ok(Self(Arc::new(Inner { names, connection, channel, turn, renewing, replies, worker, broken })))
     }
 
     async fn confirmed(
@@ -117,7 +120,8 @@ impl AmqpOutbox {
         let channel = self.channel();
         let publishing = async {
             let options = BasicPublishOptions::default();
-            channel.basic_publish(exchange.into(), routing_key.into(), options, body, properties).await?.await
+            let sending = channel.basic_publish(exchange.into(), routing_key.into(), options, body, properties);
+            inner.in_turn(sending).await?.await
         };
         tokio::pin!(publishing);
         loop {
@@ -246,6 +250,20 @@ fn of_event(event: &Event, message: &Message) -> BasicProperties {
         ..Default::default()
     };
     headers::copied(&only_trace, vec![])
+}
+
+impl Inner {
+    /// Sends messages in the order of their numbers. lapin takes a message's number and queues its frames in two steps, both in
+    /// the first poll; if another thread's message got in between, the two would have each other's confirm, and a refused
+    /// retry would be taken for a confirmed one.
+    async fn in_turn<T>(&self, sending: impl Future<Output = T>) -> T {
+        tokio::pin!(sending);
+        poll_fn(|context| {
+            let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+            sending.as_mut().poll(context)
+        })
+        .await
+    }
 }
 
 impl Outbox for AmqpOutbox {
