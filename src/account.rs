@@ -115,10 +115,7 @@ impl Account {
             (State::Closed, State::Resting { why: Why::Failing, .. }) => {
                 error!(account, last_error, "calls keep failing: the account takes no commands, and tries again soon");
             }
-            (
-                State::Closed | State::Trying { why: Why::Failing, .. },
-                State::Resting { why: Why::Misconfigured, .. },
-            ) => {
+            (State::Closed | State::Trying { why: Why::Failing }, State::Resting { why: Why::Misconfigured, .. }) => {
                 let clock = clock_skew.filter(|skew| skew.abs() > NOTABLE_SKEW_S);
                 let look = match clock {
                     Some(_) => "this machine's clock first: it differs from the provider's",

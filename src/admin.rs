@@ -85,7 +85,7 @@ async fn status(extract::State(worker): Work) -> Json<Value> {
         let view = gate.view();
         let breaker = match view.breaker {
             State::Closed => json!({ "state": "closed" }),
-            State::Trying { why, .. } => json!({ "state": "trying", "because": why.name() }),
+            State::Trying { why } => json!({ "state": "trying", "because": why.name() }),
             State::Resting { why, .. } => {
                 let left = view.rest_left.unwrap_or_default().as_millis() as u64;
                 json!({ "state": "resting", "because": why.name(), "triesInMs": left })

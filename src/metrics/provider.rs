@@ -146,7 +146,7 @@ impl Provider {
     pub fn stands(&self, view: &View, in_flight: usize, clock_skew: Option<f64>) {
         let (state, reason) = match view.breaker {
             State::Closed => (0, None),
-            State::Trying { why, .. } => (1, Some(why)),
+            State::Trying { why } => (1, Some(why)),
             State::Resting { why, .. } => (2, Some(why)),
         };
         self.breaker_state.set(state.into());
