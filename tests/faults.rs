@@ -242,6 +242,15 @@ impl Rig {
         }
     }
 
+    /// One of two accounts suffers: it rests, the other one goes on, and when that has an end it is back with the next trial.
+    async fn one_account_suffers(&self, worker: &Worker, quick_ms: u64, full_s: u64, end: impl Future) -> Duration {
+        worker.wait_for_log("calls keep failing", SOON).await;
+        self.the_neighbour_goes_on().await;
+        self.lasts(quick_ms, full_s).await;
+        end.await;
+        self.back_at_the_next_trial(Some("bnc")).await
+    }
+
     /// Ends the trickle, closes the books, notes the figures, and fails if a promise is broken.
     async fn end(&self, topic: &'static str, fault: &str, recovered: Option<Duration>) -> Account {
         self.stop_trickle().await;

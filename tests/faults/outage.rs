@@ -1,9 +1,7 @@
 //! The broker dies and comes back: soon after a short outage, not much later after a long one, and without a storm.
 
-use super::{
-    rabbitmq::{mine, settled},
-    *,
-};
+use super::{rabbitmq::suffers, *};
+use std::cell::Cell;
 
 const TOPIC: &str = "rabbitmq";
 /// What a worker opens at once when it has the broker: one connection to publish, one for each account, one for the strays.
@@ -17,21 +15,19 @@ fn most_attempts(outage: Duration) -> usize {
 }
 
 async fn killed_and_back(quick_ms: u64, full_s: u64) {
-    let mine = mine().await;
-    let broker = mine.get().unwrap();
-    let rig = settled(broker, "").await;
-    let _worker = rig.worker().await;
-    let begun = Instant::now();
-    broker.kill();
-    rig.lasts(quick_ms, full_s).await;
-    broker.start_again();
-    let (outage, attempts) = (begun.elapsed(), rig.to_broker.connected_since(begun).len());
-    println!("{attempts} attempts to connect in {outage:?}");
-    let most = most_attempts(outage) + CONNECTIONS;
-    assert!((3..most).contains(&attempts), "{attempts} attempts to connect in {outage:?}, and {most} are allowed");
-    let recovered = rig.back().await;
     let fault = format!("SIGKILL, and back after {}", told(lasting(quick_ms, full_s)));
-    rig.end(TOPIC, &fault, Some(recovered)).await;
+    let begun = Cell::new(Instant::now());
+    let kill = async |broker: &Broker, _: &_, _: &_| {
+        begun.set(Instant::now());
+        broker.kill();
+    };
+    let back = async |broker: &Broker, rig: &Rig| {
+        broker.start_again();
+        let (outage, attempts) = (begun.get().elapsed(), rig.to_broker.connected_since(begun.get()).len());
+        let most = most_attempts(outage) + CONNECTIONS;
+        assert!((3..most).contains(&attempts), "{attempts} attempts to connect in {outage:?}, and {most} are allowed");
+    };
+    suffers(&fault, "", (quick_ms, full_s), kill, back).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -63,14 +59,16 @@ async fn three_workers_do_not_come_back_in_step() {
     let attempts: Vec<_> = relays.iter().map(|relay| relay.connected_since(begun)).collect();
     relays.iter().for_each(|relay| relay.set(Way::Pass));
     let recovered = rig.back().await;
-    // From the eighth attempt on they are apart, and stay so.
-    let fewest = attempts.iter().map(Vec::len).min().unwrap();
-    let apart = (8..fewest).map(|number| {
-        let at = || attempts.iter().map(|of_one| of_one[number]);
-        at().max().unwrap() - at().min().unwrap()
+    // How far apart two workers' attempts of the same number are: workers in step keep their distance.
+    let distances = |one: usize, other: usize| {
+        let pairs = attempts[one].iter().zip(&attempts[other]);
+        pairs.map(|(one, other)| (*one - begun).as_secs_f64() - (*other - begun).as_secs_f64()).collect::<Vec<_>>()
+    };
+    let wandered = [distances(0, 1), distances(0, 2)].map(|distances| {
+        let (least, most) = (distances.iter().copied().reduce(f64::min), distances.iter().copied().reduce(f64::max));
+        most.unwrap() - least.unwrap()
     });
-    let apart = apart.max().expect("more than eight attempts each");
-    println!("{fewest} attempts and more, and up to {apart:?} apart");
-    assert!(apart > Duration::from_millis(150), "they come in step, {apart:?} apart: {attempts:?}");
+    let wandered = wandered[0].max(wandered[1]);
+    assert!(wandered > 0.4, "they come in step, their distances change by {wandered} s: {attempts:?}");
     rig.end(TOPIC, "Three workers lose it at once, and do not come back in step", Some(recovered)).await;
 }

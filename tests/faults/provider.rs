@@ -27,11 +27,7 @@ async fn down_for_one_account() {
     let rig = rig(calm()).await;
     let worker = rig.worker().await;
     rig.bnc.set(Way::Cut);
-    worker.wait_for_log("calls keep failing", SOON).await;
-    rig.the_neighbour_goes_on().await;
-    rig.lasts(1_500, 600).await;
-    rig.bnc.set(Way::Pass);
-    let recovered = rig.back_at_the_next_trial(Some("bnc")).await;
+    let recovered = rig.one_account_suffers(&worker, 1_500, 600, async { rig.bnc.set(Way::Pass) }).await;
     let account = rig.end(TOPIC, "Down, for one account of two", Some(recovered)).await;
     assert_eq!(account.outcomes.get("unresolved"), None, "{account}");
 }
@@ -78,11 +74,7 @@ pub async fn without_tokens(topic: &'static str, fault: &str, way: Way) {
     rig.change(|settings| change_bnc(&settings, ORIGIN, &of_tokens));
     let worker = rig.worker().await;
     tokens.set(way);
-    worker.wait_for_log("calls keep failing", SOON * 2).await;
-    rig.the_neighbour_goes_on().await;
-    rig.lasts(1_500, 600).await;
-    tokens.set(Way::Pass);
-    let recovered = rig.back_at_the_next_trial(Some("bnc")).await;
+    let recovered = rig.one_account_suffers(&worker, 1_500, 600, async { tokens.set(Way::Pass) }).await;
     let account = rig.end(topic, fault, Some(recovered)).await;
     assert_eq!((account.outcomes.get("unresolved"), account.unrecorded), (None, 0), "{account}");
 }
@@ -202,11 +194,7 @@ async fn a_certificate_of_somebody_else() {
     let worker = rig.worker().await;
     rig.ledger.recovery(Utc::now(), Some("bnc"), SOON).await;
     is_right.send_replace(false);
-    worker.wait_for_log("calls keep failing", SOON).await;
-    rig.the_neighbour_goes_on().await;
-    rig.lasts(1_000, 600).await;
-    is_right.send_replace(true);
-    let recovered = rig.back_at_the_next_trial(Some("bnc")).await;
+    let recovered = rig.one_account_suffers(&worker, 1_000, 600, async { is_right.send_replace(true) }).await;
     let account = rig.end(TOPIC, "Certificate of another authority", Some(recovered)).await;
     assert_eq!(account.outcomes.get("unresolved"), None, "{account}");
 }

@@ -11,7 +11,7 @@ const TOPIC: &str = "rabbitmq";
 
 /// A broker for tests that hurt it, one at a time: each finds it well. There are two, so that two tests can run; and more
 /// where tests last.
-pub async fn mine() -> MutexGuard<'static, OnceCell<Broker>> {
+async fn mine() -> MutexGuard<'static, OnceCell<Broker>> {
     static MINE: [Mutex<OnceCell<Broker>>; 6] = [const { Mutex::const_new(OnceCell::const_new()) }; 6];
     loop {
         let count = if full() { MINE.len() } else { 2 };
@@ -24,64 +24,68 @@ pub async fn mine() -> MutexGuard<'static, OnceCell<Broker>> {
 }
 
 /// A rig whose queues are old enough to survive a kill.
-pub async fn settled(broker: &Broker, query: &str) -> Rig {
+async fn settled(broker: &Broker, query: &str) -> Rig {
     let rig = Rig::with(broker, with_faults("0.05"), query, |settings| settings).await;
     // RabbitMQ forgets a quorum queue that is not a second old when it is killed.
     tokio::time::sleep(Duration::from_secs(2)).await;
     rig
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn stopped_in_good_order() {
+/// A broker suffers for a while; then work goes on as soon as is promised. Returns what the worker has said.
+pub async fn suffers(
+    fault: &str,
+    query: &str,
+    (quick_ms, full_s): (u64, u64),
+    begin: impl AsyncFnOnce(&Broker, &Rig, &Worker),
+    end: impl AsyncFnOnce(&Broker, &Rig),
+) -> String {
     let mine = mine().await;
     let broker = mine.get().unwrap();
-    let rig = settled(broker, "").await;
-    let _worker = rig.worker().await;
-    broker.stop();
-    rig.lasts(1_000, 120).await;
-    broker.start_again();
+    let rig = settled(broker, query).await;
+    let worker = rig.worker().await;
+    begin(broker, &rig, &worker).await;
+    rig.lasts(quick_ms, full_s).await;
+    end(broker, &rig).await;
     let recovered = rig.back().await;
-    rig.end(TOPIC, "Stopped in good order, and back", Some(recovered)).await;
+    rig.end(TOPIC, fault, Some(recovered)).await;
+    worker.read_log()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stopped_in_good_order() {
+    let (stop, start) =
+        (async |broker: &Broker, _: &_, _: &_| broker.stop(), async |broker: &Broker, _: &_| broker.start_again());
+    suffers("Stopped in good order, and back", "", (1_000, 120), stop, start).await;
+}
+
+async fn frozen(fault: &str, query: &str, lasting: (u64, u64)) -> String {
+    let (freeze, thaw) =
+        (async |broker: &Broker, _: &_, _: &_| broker.freeze(), async |broker: &Broker, _: &_| broker.thaw());
+    suffers(fault, query, lasting, freeze, thaw).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn frozen_shorter_than_the_heartbeat() {
-    let mine = mine().await;
-    let broker = mine.get().unwrap();
-    let rig = settled(broker, "?heartbeat=10").await;
-    let worker = rig.worker().await;
-    broker.freeze();
-    rig.lasts(3_000, 8).await;
-    broker.thaw();
-    let recovered = rig.recovery(Utc::now()).await;
-    assert_eq!(worker.read_log().matches("connecting again").count(), 0, "nothing was wrong with the connections");
-    rig.end(TOPIC, "Frozen for less than the heartbeat", Some(recovered)).await;
+    let log = frozen("Frozen for less than the heartbeat", "?heartbeat=10", (3_000, 8)).await;
+    assert_eq!(log.matches("connecting again").count(), 0, "nothing was wrong with the connections");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn frozen_longer_than_the_heartbeat() {
-    let mine = mine().await;
-    let broker = mine.get().unwrap();
-    let rig = settled(broker, "?heartbeat=2").await;
-    let _worker = rig.worker().await;
-    broker.freeze();
-    rig.lasts(9_000, 120).await;
-    broker.thaw();
-    let recovered = rig.back().await;
-    rig.end(TOPIC, "Frozen for longer than the heartbeat", Some(recovered)).await;
+    frozen("Frozen for longer than the heartbeat", "?heartbeat=2", (9_000, 120)).await;
 }
 
 async fn blocked(alarm: &[&str], relief: &[&str], fault: &str, full_s: u64) {
-    let mine = mine().await;
-    let broker = mine.get().unwrap();
-    let rig = settled(broker, "").await;
-    let worker = rig.worker().await;
-    broker.ctl(alarm);
-    worker.wait_for_log("the broker takes no messages now", SOON).await;
-    rig.lasts(4_000, full_s).await;
-    broker.ctl(relief);
-    let recovered = rig.back().await;
-    rig.end(TOPIC, fault, Some(recovered)).await;
+    let begin = async |broker: &Broker, rig: &Rig, worker: &Worker| {
+        // A broker blocks who publishes, so there must be something to publish: commands are tried again and again.
+        rig.set_faults(None, "500=0.6").await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        broker.ctl(alarm);
+        worker.wait_for_log("the broker takes no messages now", SOON).await;
+        rig.set_faults(None, "0.05").await;
+    };
+    let end = async |broker: &Broker, _: &_| drop(broker.ctl(relief));
+    suffers(fault, "", (4_000, full_s), begin, end).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

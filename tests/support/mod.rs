@@ -251,12 +251,8 @@ impl Place {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let provider = format!("http://{}", listener.local_addr().unwrap());
         let place = Self::at(broker, &provider, &more(&provider));
-        let environment = BTreeMap::from([("AMQP_URL".to_owned(), place.url.clone())]);
-        let text = std::fs::read_to_string(&place.config).unwrap();
-        let settings =
-            Settings::read("worker.toml", &text, &environment, place.dir.path()).unwrap_or_else(|e| panic!("{e}"));
         let partners =
-            settings.accounts.iter().map(|account| (account.name.clone(), account.partner.clone())).collect();
+            place.settings().accounts.iter().map(|account| (account.name.clone(), account.partner.clone())).collect();
         tokio::spawn(sandbox::serve(listener, partners, options, std::future::pending()));
         place
     }
@@ -269,6 +265,12 @@ impl Place {
         std::fs::write(&config, settings(&prefix, provider, more)).unwrap();
         let (url, names, provider) = (broker.url.clone(), Names::new(&prefix), provider.to_owned());
         Self { dir, url, names, prefix, config, provider, inside: Vec::new() }
+    }
+
+    pub fn settings(&self) -> Settings {
+        let environment = BTreeMap::from([("AMQP_URL".to_owned(), self.url.clone())]);
+        let text = std::fs::read_to_string(&self.config).unwrap();
+        Settings::read("worker.toml", &text, &environment, self.dir.path()).unwrap_or_else(|e| panic!("{e}"))
     }
 
     pub fn command(&self, arguments: &[&str]) -> Command {
@@ -287,7 +289,7 @@ impl Place {
     /// Starts the real worker, and waits until it consumes.
     pub async fn worker(&self) -> Worker {
         let worker = self.worker_unready();
-        worker.wait_for_log("\"consuming\"", Duration::from_secs(60)).await;
+        worker.wait_for_log("\"consuming\"", Duration::from_secs(180)).await;
         worker
     }
 

@@ -289,7 +289,8 @@ async fn write(
         }
         if held_at.is_some() {
             rules.held.send_modify(|held| *held += 1);
-            if rules.way.wait_for(|way| !matches!(way, Way::Hold(_))).await.is_err() {
+            let released = rules.way.wait_for(|way| !matches!(way, Way::Hold(_))).await.is_ok();
+            if !released || rules.cuts.has_changed().unwrap_or(true) {
                 return Err(Reset);
             }
             frames.follow(&[], |_| false);
