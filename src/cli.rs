@@ -2,6 +2,7 @@
 
 mod broker;
 mod check;
+mod parked;
 mod run;
 mod sandbox;
 mod send;
@@ -39,6 +40,8 @@ enum Command {
     Sandbox(sandbox::Arguments),
     /// Publish cancel commands, as an order service would.
     Send(Box<send::Arguments>),
+    /// Look at the commands that are set aside for a person; replay or discard them.
+    Parked(parked::Arguments),
     /// Show what a call is signed over, and why a provider makes another signature of it. Sends nothing.
     ///
     /// It shows URL, body, its SHA-256, string to sign, signature, headers, and the fingerprint of the public key. String and
@@ -120,6 +123,7 @@ pub async fn main() -> ExitCode {
         },
         Command::Sandbox(arguments) => sandbox::run(config, arguments).await,
         Command::Send(arguments) => send::run(config, *arguments).await,
+        Command::Parked(arguments) => parked::run(config, arguments).await,
         Command::Sign(arguments) => sign::run(config, *arguments),
         Command::Watch(arguments) => watch::run(config, arguments).await,
     };

@@ -10,7 +10,7 @@
 //! 4. [`account`] lets it out, at the account's pace, and [`snap::client`] sends it, and repeats nothing by itself;
 //! 5. the reply, or its absence, gets exactly one [`verdict`];
 //! 6. where that leaves it open whether the QR is cancelled, a query settles it;
-//! 7. what is settled ends in an [`outcome`], told by an [`event`];
+//! 7. what is settled ends in an [`outcome`], told by an [`event`]; what needs a person is [`parked`], too;
 //! 8. what is not waits in a queue of the broker, as long as [`retry`] says;
 //! 9. the broker confirms the event, or the retry ([`amqp::outbox`]);
 //! 10. the command is acknowledged ([`amqp::consumer`]), and forgotten here.
@@ -21,7 +21,7 @@
 //! # Invariants
 //!
 //! 1. Only `amqp/consumer.rs` acknowledges, and only after the pipeline returned `Ok`.
-//! 2. `breaker`, `command`, `event`, `message`, `outcome`, `retry`, `verdict`, `traces/parent` and
+//! 2. `breaker`, `command`, `event`, `message`, `outcome`, `parked`, `retry`, `verdict`, `traces/parent` and
 //!    `snap/{request,sign,response,compare}` do no I/O, read no clock and draw no random number: time and chance come in as arguments.
 //! 3. The bytes that are hashed are the bytes that are sent; a body is serialised once.
 //! 4. Each delivery ends in exactly one of: finished (parked or not), scheduled, handed back unbegun, left unacknowledged.
@@ -37,6 +37,7 @@ pub mod snap;
 pub mod verdict;
 // What follows.
 pub mod event;
+pub mod parked;
 pub mod retry;
 // The story.
 pub mod pipeline;

@@ -67,6 +67,8 @@ pub struct Progress {
     pub first_seen: DateTime<Utc>,
     /// How often the command was replayed from parking.
     pub replay: u32,
+    /// The limit that was given at a replay, in the place of the command's own.
+    pub not_after: Option<DateTime<Utc>>,
     pub history: History,
     /// What was decided and still has to be published.
     pub finish: Option<Finish>,
@@ -85,8 +87,22 @@ impl Progress {
             conflict: false,
             first_seen,
             replay: 0,
+            not_after: None,
             history: History::default(),
             finish: None,
+        }
+    }
+
+    /// Taken out of parking: everything begins anew, with a query, and what was done is remembered.
+    pub fn replayed(self, not_after: Option<DateTime<Utc>>) -> Self {
+        Self {
+            ambiguous: true,
+            query_first: true,
+            conflict: self.conflict,
+            replay: self.replay.saturating_add(1),
+            not_after: not_after.or(self.not_after),
+            history: self.history,
+            ..Self::new(self.first_seen)
         }
     }
 }

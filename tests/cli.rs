@@ -15,13 +15,6 @@ use tokio::{
     net::TcpListener,
 };
 
-/// What a run of the program ended with.
-struct Ran {
-    code: i32,
-    out: String,
-    said: String,
-}
-
 impl Ran {
     /// The findings, without what is told about the settings.
     fn findings(&self) -> Vec<&str> {
@@ -33,31 +26,6 @@ impl Ran {
             .into_iter()
             .find(|line| line.contains(wanted))
             .unwrap_or_else(|| panic!("no finding has {wanted:?}:\n{}{}", self.out, self.said))
-    }
-
-    fn json(&self) -> Value {
-        serde_json::from_str(&self.out).unwrap_or_else(|e| panic!("{e}: {}{}", self.out, self.said))
-    }
-}
-
-/// Runs the program to its end. Limits are long: these tests are about what is found, on however slow a machine.
-async fn run(mut command: Command) -> Ran {
-    for (name, value) in [
-        ("AMQP__CONFIRM_TIMEOUT_MS", "60000"),
-        ("AMQP__CONNECT_TIMEOUT_MS", "30000"),
-        ("ACCOUNTS__IFORTEPAY__TIMEOUT_MS", "30000"),
-        ("ACCOUNTS__IFORTEPAY__CONNECT_TIMEOUT_MS", "10000"),
-        ("ACCOUNTS__BNC__TIMEOUT_MS", "30000"),
-        ("ACCOUNTS__BNC__CONNECT_TIMEOUT_MS", "10000"),
-    ] {
-        command.env(format!("QRIS_CANCEL__{name}"), value);
-    }
-    // The sandbox answers on this thread.
-    let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
-    Ran {
-        code: output.status.code().unwrap_or(-1),
-        out: String::from_utf8(output.stdout).unwrap(),
-        said: String::from_utf8(output.stderr).unwrap(),
     }
 }
 

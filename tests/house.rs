@@ -69,6 +69,8 @@ fn pure_files_touch_nothing() {
         "src/event.rs",
         "src/message.rs",
         "src/outcome.rs",
+        "src/parked.rs",
+        "src/cli/parked/table.rs",
         "src/retry.rs",
         "src/verdict.rs",
         "src/snap/compare.rs",

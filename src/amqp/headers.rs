@@ -6,8 +6,9 @@
 
 use super::topology::Names;
 use crate::{
-    event::Finish,
+    event::{Finish, Said},
     message::{Carried, DeadLetter, Message, Origin, Properties, Scalar},
+    outcome::Cause,
     retry::{History, Progress},
 };
 use chrono::{DateTime, SecondsFormat, Utc};
@@ -153,6 +154,7 @@ pub fn of_progress(progress: &Progress) -> Vec<(String, Scalar)> {
     if !progress.cut_off.is_zero() {
         headers.push(("cut-off-ms", ms(progress.cut_off)));
     }
+    headers.extend(progress.not_after.map(|at| ("not-after", time(at))));
     if progress.conflict {
         headers.push(("conflict", Scalar::Bool(true)));
     }
@@ -174,6 +176,23 @@ pub fn of_parked(account: &str, progress: &Progress, finish: &Finish) -> Vec<(St
         headers.push((format!("{OURS}{name}"), value));
     }
     headers
+}
+
+/// Why a parked copy was parked, which its headers say; none where nobody wrote them.
+pub fn parking(headers: &FieldTable) -> Option<Finish> {
+    let text = |name: &str| match header(headers, &format!("{OURS}{name}")) {
+        Some(Scalar::Text(text)) => Some(text),
+        _ => None,
+    };
+    let cause = text("cause")?;
+    Some(Finish {
+        cause: *Cause::ALL.iter().find(|known| known.name() == cause)?,
+        at: DateTime::parse_from_rfc3339(&text("parked-at")?).ok()?.to_utc(),
+        ambiguous: header(headers, "x-qris-may-have-taken-effect")? == Scalar::Bool(true),
+        parked: true,
+        tellings: 0,
+        said: Said::default(),
+    })
 }
 
 fn carried(headers: &FieldTable) -> Carried {
@@ -207,6 +226,10 @@ fn progress(headers: &FieldTable) -> Option<Progress> {
         Some(finish) => Some(serde_json::from_str(&finish).ok()?),
         None => None,
     };
+    let not_after = match text("not-after") {
+        Some(limit) => Some(time(limit)?),
+        None => None,
+    };
     // Flags whose absence would claim something must be there.
     value("ambiguous")?;
     value("query-first")?;
@@ -221,6 +244,7 @@ fn progress(headers: &FieldTable) -> Option<Progress> {
         conflict: flag("conflict"),
         first_seen: time(text("first-seen")?)?,
         replay: u32::try_from(integer("replay")?).ok()?,
+        not_after,
         history,
         finish,
     })
@@ -245,7 +269,7 @@ fn header(headers: &FieldTable, name: &str) -> Option<Scalar> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{event::Said, outcome::Cause, retry::CallRecord, snap::Operation};
+    use crate::{retry::CallRecord, snap::Operation};
     use proptest::prelude::*;
 
     fn call(number: u32) -> CallRecord {
@@ -278,6 +302,7 @@ mod tests {
             query_first: true,
             conflict: true,
             replay: 1,
+            not_after: Some(DateTime::UNIX_EPOCH),
             finish: Some(Finish {
                 cause: Cause::Paid,
                 at: DateTime::UNIX_EPOCH,
@@ -331,7 +356,7 @@ mod tests {
     #[test]
     fn a_lost_header_is_noticed() {
         for (lost, _) in of_progress(&full("x")) {
-            let optional = ["doubts", "doubted-at", "cut-off-ms", "conflict", "finish"];
+            let optional = ["doubts", "doubted-at", "cut-off-ms", "not-after", "conflict", "finish"];
             if optional.iter().any(|name| lost.ends_with(name)) {
                 continue;
             }

@@ -6,7 +6,7 @@
 use super::{headers, topology::Names};
 use crate::{
     event::{CONTENT_TYPE, Event, Finish},
-    message::{Carried, Message, Scalar},
+    message::{Carried, Message, Properties, Scalar},
     metrics::Published,
     pipeline::{NotConfirmed, Outbox},
     retry::{Later, Progress},
@@ -178,7 +178,7 @@ impl AmqpOutbox {
         delay: Duration,
         ours: Vec<(String, Scalar)>,
     ) -> Result<(), NotConfirmed> {
-        let (bucket, ms) = self.0.names.bucket_for(delay);
+        let (bucket, waiting) = in_bucket(&self.0.names, delay, &message.properties, ours);
         let mut pauses = ExponentialBackoffBuilder::new()
             .with_initial_interval(Duration::from_millis(200))
             .with_max_interval(Duration::from_secs(10))
@@ -186,7 +186,7 @@ impl AmqpOutbox {
             .build();
         let begun = Instant::now();
         loop {
-            let properties = headers::copied(&message.properties, ours.clone()).with_expiration(ms.to_string().into());
+            let properties = waiting.clone();
             match self.confirmed(Published::Retry, &bucket, &message.routing_key, &message.body, properties).await {
                 Ok(()) => {
                     self.0.worker.metrics.commands(&message.routing_key).waits(why, delay);
@@ -230,6 +230,17 @@ impl AmqpOutbox {
     }
 }
 
+/// The bucket for a delay, and the properties of a copy that waits there so long.
+pub fn in_bucket(
+    names: &Names,
+    delay: Duration,
+    properties: &Properties,
+    ours: Vec<(String, Scalar)>,
+) -> (String, BasicProperties) {
+    let (bucket, ms) = names.bucket_for(delay);
+    (bucket, headers::copied(properties, ours).with_expiration(ms.to_string().into()))
+}
+
 async fn confirming(connection: &Connection) -> lapin::Result<Channel> {
     let channel = connection.create_channel().await?;
     channel.confirm_select(ConfirmSelectOptions::default()).await?;
@@ -239,7 +250,7 @@ async fn confirming(connection: &Connection) -> lapin::Result<Channel> {
 fn of_event(event: &Event, message: &Message) -> BasicProperties {
     let correlation_id = message.properties.correlation_id.clone().or_else(|| event.job_id.clone());
     let (traceparent, tracestate) = message.trace_context();
-    let only_trace = crate::message::Properties {
+    let only_trace = Properties {
         message_id: Some(event.id.to_string()),
         correlation_id,
         content_type: Some(CONTENT_TYPE.into()),

@@ -1,4 +1,4 @@
-//! What `send` and `watch` share: a connection of an order service or a reconciler, and result events as they read them.
+//! What `send`, `watch` and `parked` share: a connection of an order service or a reconciler, and result events as they read them.
 
 use super::Failure;
 use crate::{
@@ -19,7 +19,7 @@ pub struct Broker {
     pub channel: Channel,
     pub accounts: Vec<String>,
     /// A channel lives as long as its connection.
-    _connection: Connection,
+    connection: Connection,
 }
 
 impl Broker {
@@ -28,7 +28,17 @@ impl Broker {
         let names = Names::new(prefix.unwrap_or(&amqp.prefix));
         let connection = connect(&amqp, purpose).await?;
         let channel = connection.create_channel().await?;
-        Ok(Self { names, channel, accounts, _connection: connection })
+        Ok(Self { names, channel, accounts, connection })
+    }
+
+    pub async fn another_channel(&self) -> Result<Channel, Failure> {
+        Ok(self.connection.create_channel().await?)
+    }
+
+    /// How many messages of a queue nobody has in hand.
+    pub async fn ready(&self, queue: &str) -> Result<u32, Failure> {
+        let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+        Ok(self.channel.queue_declare(queue.into(), passive, FieldTable::default()).await?.message_count())
     }
 
     /// Events from now on with these routing keys, in a queue that goes with this connection.

@@ -231,7 +231,11 @@ impl<'a, G: Gateway, O: Outbox, W: World> Visit<'a, G, O, W> {
     }
 
     fn is_too_late(&self, operation: Operation) -> bool {
-        operation == Operation::Cancel && self.command.not_after.is_some_and(|limit| self.pipeline.world.now() > limit)
+        operation == Operation::Cancel && self.not_after().is_some_and(|limit| self.pipeline.world.now() > limit)
+    }
+
+    fn not_after(&self) -> Option<DateTime<Utc>> {
+        self.progress.not_after.or(self.command.not_after)
     }
 
     fn can_query(&self) -> bool {
@@ -292,7 +296,7 @@ impl<'a, G: Gateway, O: Outbox, W: World> Visit<'a, G, O, W> {
             self.progress.conflict,
             pipeline.world.random(),
         );
-        let not_after = self.command.not_after.filter(|_| operation == Operation::Cancel);
+        let not_after = self.not_after().filter(|_| operation == Operation::Cancel);
         let sent = pipeline.gateway.send(operation, body, &external_id, not_after).await;
 
         let answer = sent.result.as_ref().ok().and_then(|reply| Answer::read(&reply.body));

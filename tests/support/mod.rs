@@ -601,3 +601,37 @@ pub async fn consume_one(channel: &Channel, queue: &str, limit: Duration) -> Opt
     let mut consumer = channel.basic_consume(queue.into(), "".into(), options, FieldTable::default()).await.unwrap();
     tokio::time::timeout(limit, consumer.next()).await.ok().flatten().map(Result::unwrap)
 }
+
+/// What a run of the program ended with.
+pub struct Ran {
+    pub code: i32,
+    pub out: String,
+    pub said: String,
+}
+
+impl Ran {
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.out).unwrap_or_else(|e| panic!("{e}: {}{}", self.out, self.said))
+    }
+}
+
+/// Runs the program to its end. Limits are long: these tests are about what is found, on however slow a machine.
+pub async fn run(mut command: Command) -> Ran {
+    for (name, value) in [
+        ("AMQP__CONFIRM_TIMEOUT_MS", "60000"),
+        ("AMQP__CONNECT_TIMEOUT_MS", "30000"),
+        ("ACCOUNTS__IFORTEPAY__TIMEOUT_MS", "30000"),
+        ("ACCOUNTS__IFORTEPAY__CONNECT_TIMEOUT_MS", "10000"),
+        ("ACCOUNTS__BNC__TIMEOUT_MS", "30000"),
+        ("ACCOUNTS__BNC__CONNECT_TIMEOUT_MS", "10000"),
+    ] {
+        command.env(format!("QRIS_CANCEL__{name}"), value);
+    }
+    // The sandbox answers on this thread.
+    let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
+    Ran {
+        code: output.status.code().unwrap_or(-1),
+        out: String::from_utf8(output.stdout).unwrap(),
+        said: String::from_utf8(output.stderr).unwrap(),
+    }
+}

@@ -1,0 +1,310 @@
+//! `parked`: looks at the commands that are set aside for a person, replays them, or discards them.
+
+mod queue;
+mod table;
+
+use super::{Failure, broker::Broker, watch::print};
+use crate::{
+    amqp::{headers, outbox::in_bucket},
+    message::Message,
+    outcome::Cause,
+    parked::{Parked, Whole, replayed},
+    retry::{Progress, SHORTEST},
+};
+use chrono::{DateTime, Utc};
+use clap::{Args, Subcommand, builder::PossibleValuesParser};
+use lapin::{
+    Acker, Confirmation, PublisherConfirm,
+    options::{BasicPublishOptions, ConfirmSelectOptions},
+};
+use queue::{Copy, Queue};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    io::{IsTerminal, Write},
+    path::Path,
+};
+
+/// Confirms that may be outstanding.
+const WINDOW: usize = 200;
+/// Progress is told after so many.
+const TELL_EVERY: u64 = 1_000;
+
+#[derive(Args)]
+pub struct Arguments {
+    #[command(subcommand)]
+    action: Action,
+    /// Names on the broker begin with this.
+    #[arg(long, global = true)]
+    prefix: Option<String>,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// A line for each: since when, account, job, why, attempts, calls, and what to do.
+    ///
+    /// Everything stays where it is, in its order. While this reads, another reader of the queue sees only what is left.
+    List {
+        #[command(flatten)]
+        which: Which,
+        /// An object a line.
+        #[arg(long)]
+        json: bool,
+    },
+    /// All of them: the command as it was published, its properties, and the calls that were made, as JSON.
+    Show {
+        #[command(flatten)]
+        which: Which,
+    },
+    /// Give them to the workers again: everything begins anew, with a query. Their history is kept.
+    ///
+    /// A command leaves the queue when the broker has confirmed its copy. Broken off, it goes on where it was when it is run again; a
+    /// command that was on its way then may run twice, with events of the same id.
+    Replay {
+        #[command(flatten)]
+        which: Chosen,
+        /// No cancel is sent after this time, in place of the command's own limit: 2026-11-21T18:00:00+07:00.
+        #[arg(long, value_parser = future, value_name = "TIME")]
+        not_after: Option<DateTime<Utc>>,
+        /// Only say which.
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Throw them away, and print what they were.
+    Discard {
+        #[command(flatten)]
+        which: Chosen,
+        /// Only say which.
+        #[arg(long)]
+        dry_run: bool,
+        /// Do not ask.
+        #[arg(long)]
+        yes: bool,
+    },
+}
+
+/// Which of the parked commands are meant: those to which all that is said applies.
+#[derive(Args, Clone)]
+struct Which {
+    /// The command of this job.
+    #[arg(long, value_name = "JOB_ID")]
+    job: Option<String>,
+    /// Those of this account.
+    #[arg(long)]
+    account: Option<String>,
+    /// Those that ended so.
+    #[arg(long, value_parser = parked_causes(), hide_possible_values = true)]
+    cause: Option<String>,
+    /// The one whose SHA-256 begins so: for those that have no readable job id.
+    #[arg(long, value_name = "HEX")]
+    digest: Option<String>,
+}
+
+/// The same, and it has to be said.
+#[derive(Args, Clone)]
+#[command(group = clap::ArgGroup::new("chosen").required(true).multiple(true).args(["job", "account", "cause", "digest", "all"]))]
+struct Chosen {
+    #[command(flatten)]
+    which: Which,
+    /// All there are.
+    #[arg(long, conflicts_with_all = ["job", "account", "cause", "digest"])]
+    all: bool,
+}
+
+impl Which {
+    fn means(&self, parked: &Parked) -> bool {
+        let is = |wanted: &Option<String>, is: Option<&str>| {
+            wanted.as_ref().is_none_or(|wanted| is == Some(wanted.as_str()))
+        };
+        is(&self.job, parked.job_id.as_deref())
+            && is(&self.account, Some(&parked.account))
+            && is(&self.cause, parked.cause.map(Cause::name))
+            && self.digest.as_ref().is_none_or(|wanted| {
+                parked.command_digest.starts_with(&wanted.trim_start_matches('#').to_ascii_lowercase())
+            })
+    }
+}
+
+fn parked_causes() -> PossibleValuesParser {
+    Cause::ALL.iter().filter(|cause| cause.outcome().is_parked()).map(|cause| cause.name()).collect::<Vec<_>>().into()
+}
+
+pub async fn run(config: Option<&Path>, arguments: Arguments) -> Result<(), Failure> {
+    let broker = Broker::reach(config, arguments.prefix.as_deref(), "parked").await?;
+    let queue = Queue::open(&broker).await?;
+    match arguments.action {
+        Action::List { which, json } => list(queue, &which, json).await,
+        Action::Show { which } => show(queue, &which).await,
+        Action::Replay { which, dry_run: true, .. } | Action::Discard { which, dry_run: true, .. } => {
+            list(queue, &which.which, false).await
+        }
+        Action::Replay { which, not_after, .. } => replay(&broker, queue, &which.which, not_after).await,
+        Action::Discard { which, yes, .. } => discard(queue, &which.which, yes).await,
+    }
+}
+
+async fn list(mut queue: Queue<'_>, which: &Which, json: bool) -> Result<(), Failure> {
+    let mut found = Vec::new();
+    while let Some(Copy { parked, .. }) = queue.next().await? {
+        if !which.means(&parked) {
+            continue;
+        }
+        if !json {
+            found.push(parked);
+        } else if !print(&serde_json::to_string(&parked).expect("texts and numbers are JSON")) {
+            break;
+        }
+    }
+    queue.give_back().await?;
+    if !json {
+        print(&table::of(&found));
+    }
+    Ok(())
+}
+
+async fn show(mut queue: Queue<'_>, which: &Which) -> Result<(), Failure> {
+    let mut found = 0;
+    while let Some(Copy { parked, message, .. }) = queue.next().await? {
+        if which.means(&parked) {
+            found += 1;
+            if !print(&whole(&parked, &message)) {
+                break;
+            }
+        }
+    }
+    queue.give_back().await?;
+    some_of(found)
+}
+
+async fn replay(
+    broker: &Broker,
+    mut queue: Queue<'_>,
+    which: &Which,
+    not_after: Option<DateTime<Utc>>,
+) -> Result<(), Failure> {
+    broker.channel.confirm_select(ConfirmSelectOptions::default()).await?;
+    let mut replay = Replay { broker, unconfirmed: VecDeque::new(), replayed: 0 };
+    let (mut meant, mut left) = (0, BTreeMap::<String, u64>::new());
+    let ended = async {
+        while let Some(Copy { parked, message, acker }) = queue.next().await? {
+            if !which.means(&parked) {
+                continue;
+            }
+            meant += 1;
+            if !broker.accounts.is_empty() && !broker.accounts.contains(&parked.account) {
+                *left.entry(format!("the settings have no account {:?}", parked.account)).or_default() += 1;
+                continue;
+            }
+            match replayed(&message, not_after) {
+                Ok(progress) => replay.one(&mut queue, &message, &progress, acker).await?,
+                Err(why) => *left.entry(why).or_default() += 1,
+            }
+        }
+        replay.settle(&mut queue, 0).await
+    }
+    .await;
+    eprintln!("{} replayed", commands(replay.replayed));
+    for (why, count) in &left {
+        eprintln!("{} left: {why}", commands(*count));
+    }
+    ended?;
+    queue.give_back().await?;
+    if left.is_empty() { some_of(meant) } else { Err(Failure::No("not all of them could be replayed".into())) }
+}
+
+/// Publishes copies, and takes each parked one out when its copy is confirmed.
+struct Replay<'a> {
+    broker: &'a Broker,
+    unconfirmed: VecDeque<(PublisherConfirm, Acker)>,
+    replayed: u64,
+}
+
+impl Replay<'_> {
+    async fn one(
+        &mut self,
+        queue: &mut Queue<'_>,
+        message: &Message,
+        progress: &Progress,
+        acker: Acker,
+    ) -> Result<(), Failure> {
+        // Through a bucket, because what the workers believe comes out of one.
+        let ours = headers::of_progress(progress);
+        let (bucket, properties) = in_bucket(&self.broker.names, SHORTEST, &message.properties, ours);
+        let (channel, key) = (&self.broker.channel, message.routing_key.as_str().into());
+        let sent = channel
+            .basic_publish(bucket.into(), key, BasicPublishOptions::default(), &message.body, properties)
+            .await?;
+        self.unconfirmed.push_back((sent, acker));
+        self.settle(queue, WINDOW).await
+    }
+
+    /// Waits for confirms until no more than so many are outstanding.
+    async fn settle(&mut self, queue: &mut Queue<'_>, outstanding: usize) -> Result<(), Failure> {
+        while self.unconfirmed.len() > outstanding
+            && let Some((sent, acker)) = self.unconfirmed.pop_front()
+        {
+            match sent.await? {
+                Confirmation::Ack(_) => {}
+                _ => return Err(Failure::Unavailable("the broker refused a copy; the rest lies where it was".into())),
+            }
+            queue.take_out(&acker).await?;
+            self.replayed += 1;
+            if self.replayed.is_multiple_of(TELL_EVERY) {
+                eprintln!("{} replayed …", self.replayed);
+            }
+        }
+        Ok(())
+    }
+}
+
+async fn discard(mut queue: Queue<'_>, which: &Which, yes: bool) -> Result<(), Failure> {
+    if !yes && !std::io::stdin().is_terminal() {
+        return Err(Failure::Usage("discarding asks first; without a terminal say --yes".into()));
+    }
+    let mut found = Vec::new();
+    while let Some(Copy { parked, message, acker }) = queue.next().await? {
+        if which.means(&parked) {
+            // The last that is seen of it.
+            print(&whole(&parked, &message));
+            found.push(acker);
+        }
+    }
+    let sure = yes || found.is_empty() || ask(&format!("Discard {} for good? [y/N] ", commands(found.len() as u64)));
+    if sure {
+        for acker in &found {
+            queue.take_out(acker).await?;
+        }
+    }
+    queue.give_back().await?;
+    eprintln!("{} discarded", commands(if sure { found.len() as u64 } else { 0 }));
+    some_of(found.len() as u64)
+}
+
+fn ask(question: &str) -> bool {
+    let mut answer = String::new();
+    let asked = std::io::stderr().write_all(question.as_bytes());
+    asked.is_ok()
+        && std::io::stdin().read_line(&mut answer).is_ok()
+        && matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes")
+}
+
+fn whole(parked: &Parked, message: &Message) -> String {
+    serde_json::to_string_pretty(&Whole::new(parked, message)).expect("texts and numbers are JSON")
+}
+
+fn commands(count: u64) -> String {
+    if count == 1 { "1 command".into() } else { format!("{count} commands") }
+}
+
+fn some_of(found: u64) -> Result<(), Failure> {
+    match found {
+        0 => Err(Failure::No("none of the parked commands is meant by that; `parked list` shows them".into())),
+        _ => Ok(()),
+    }
+}
+
+fn future(text: &str) -> Result<DateTime<Utc>, String> {
+    let time = DateTime::parse_from_rfc3339(text)
+        .map_err(|_| "write a time with its offset, like 2026-11-21T18:00:00+07:00".to_owned())?
+        .to_utc();
+    if time > Utc::now() { Ok(time) } else { Err("this time has passed".into()) }
+}

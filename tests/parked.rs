@@ -1,0 +1,236 @@
+//! `parked`, as operators use it: the real binary, a real broker, and commands that a real worker has set aside.
+
+mod support;
+
+use qris_cancel_worker::sandbox;
+use serde_json::{Value, json};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    process::{Command, Stdio},
+    time::Duration,
+};
+use support::*;
+
+const SOON: Duration = Duration::from_secs(30);
+
+fn calm() -> sandbox::Options {
+    sandbox::Options::default()
+}
+
+fn parked(place: &Place, arguments: &[&str]) -> Command {
+    place.command(&[&["parked"], arguments].concat())
+}
+
+async fn ran(place: &Place, arguments: &[&str]) -> Ran {
+    run(parked(place, arguments)).await
+}
+
+async fn listed(place: &Place, arguments: &[&str]) -> Vec<Value> {
+    let ran = ran(place, &[&["list", "--json"], arguments].concat()).await;
+    assert_eq!(ran.code, 0, "{}", ran.said);
+    ran.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn texts<'a>(parked: &'a [Value], field: &str) -> Vec<&'a str> {
+    parked.iter().map(|one| one[field].as_str().unwrap_or("-")).collect()
+}
+
+/// A command whose time has passed: parked as soon as a worker sees it, and nothing is sent.
+fn late(job: &str) -> Value {
+    let mut command = command(job, &format!("R-{job}"));
+    command["notAfter"] = json!("2020-01-01T00:00:00Z");
+    command
+}
+
+/// Publishes commands of four kinds, and returns when all are parked and the worker has stopped.
+async fn with_some_parked() -> (Place, Client) {
+    let place = Place::new(Broker::shared(), calm()).await;
+    let mut worker = place.worker().await;
+    let client = place.client().await;
+    let mut events = client.collect().await;
+    let mut typo = command("job-typo", "R-typo");
+    typo["reasonn"] = json!("x");
+    assert!(client.publish("bnc", &typo).await);
+    assert!(client.publish("nobody", &command("job-stray", "R-stray")).await);
+    assert!(client.publish_raw(&client.names.commands(), "ifortepay", b"\xff\x00 no text", persistent()).await);
+    for number in 0..3 {
+        assert!(client.publish("bnc", &late(&format!("job-late-{number}"))).await);
+    }
+    events.wait(6, SOON).await;
+    worker.stop("-TERM").await;
+    until("everything is parked", SOON, || {
+        let client = &client;
+        Box::pin(async move { client.depth(&client.names.parked()).await == 6 })
+    })
+    .await;
+    (place, client)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_says_why_and_what_to_do_and_moves_nothing() {
+    let (place, client) = with_some_parked().await;
+    let first = listed(&place, &[]).await;
+    assert_eq!(first.len(), 6);
+    for one in &first {
+        assert!(!one["toDo"].as_str().unwrap().is_empty() && one["parkedAt"].is_string(), "{one}");
+    }
+    let of = |job: &str| first.iter().find(|one| one["jobId"] == job).unwrap_or_else(|| panic!("no {job}"));
+    let late = of("job-late-1");
+    assert_eq!((&late["outcome"], &late["cause"]), (&json!("unresolved"), &json!("not_after_passed")));
+    assert_eq!((&late["account"], &late["mayHaveTakenEffect"]), (&json!("bnc"), &json!(false)));
+    assert_eq!(of("job-stray")["cause"], "unknown_account");
+    assert_eq!(of("job-stray")["account"], "nobody");
+
+    // What it says it says again, in the same order, however often it is asked, and of a part alone.
+    assert_eq!(listed(&place, &[]).await, first);
+    let of_bnc = listed(&place, &["--account", "bnc"]).await;
+    assert_eq!(of_bnc, first.iter().filter(|one| one["account"] == "bnc").cloned().collect::<Vec<_>>());
+    assert_eq!(texts(&listed(&place, &["--cause", "unknown_field"]).await, "jobId"), ["job-typo"]);
+    let digest = first.iter().find(|one| one["cause"] == "wrong_encoding").unwrap()["commandDigest"].as_str().unwrap();
+    assert_eq!(listed(&place, &["--digest", &digest[..12]]).await.len(), 1);
+    assert_eq!(listed(&place, &["--job", "job-late-1", "--account", "ifortepay"]).await.len(), 0);
+
+    let table = ran(&place, &["list"]).await.out;
+    for wanted in
+        ["job-late-2", "not_after_passed", "WHAT TO DO", "replay with --not-after", &digest[..12], "6 parked:"]
+    {
+        assert!(table.contains(wanted), "no {wanted:?} in\n{table}");
+    }
+
+    let shown = ran(&place, &["show", "--digest", digest]).await.json();
+    assert_eq!(shown["commandHex"], hex::encode(b"\xff\x00 no text"));
+    let shown = ran(&place, &["show", "--job", "job-typo"]).await.json();
+    assert_eq!(serde_json::from_str::<Value>(shown["command"].as_str().unwrap()).unwrap()["reasonn"], "x");
+    assert_eq!(shown["contentType"], "application/json");
+
+    let bodies: Vec<_> = client.drain(&client.names.parked()).await.into_iter().map(|copy| copy.data.clone()).collect();
+    assert_eq!(bodies.len(), 6, "nothing is lost");
+    let digests: Vec<_> = bodies.iter().map(|body| hex::encode(sha256(body))).collect();
+    assert_eq!(digests, texts(&first, "commandDigest"), "and the order is as it was");
+}
+
+fn sha256(bytes: &[u8]) -> Vec<u8> {
+    use sha2::Digest;
+    sha2::Sha256::digest(bytes).to_vec()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_asks_first_and_keeps_the_history() {
+    let more = |_: &str| "[accounts.bnc.retry]\nmax_attempts = 2\ninitial_ms = 250\n".to_owned();
+    let place = Place::with_more(Broker::shared(), calm(), more).await;
+    let _worker = place.worker().await;
+    let client = place.client().await;
+    let mut events = client.collect().await;
+    // Cancelled, and the answer is lost: nobody knows.
+    place.send("PUT", "/_sandbox/faults", &json!({ "faults": "504_after=1" })).await;
+    assert!(client.publish("bnc", &command("job-1", "R1")).await);
+    let unresolved = events.of("job-1", SOON).await;
+    assert_eq!(unresolved["data"]["cause"], "attempts_exhausted", "{unresolved}");
+    let calls = unresolved["data"]["callsTotal"].as_u64().unwrap();
+    place.send("PUT", "/_sandbox/faults", &json!({ "faults": "none" })).await;
+
+    let dry = ran(&place, &["replay", "--all", "--dry-run"]).await;
+    assert!(dry.code == 0 && dry.out.contains("job-1"), "{} {}", dry.out, dry.said);
+    assert_eq!(client.depth(&client.names.parked()).await, 1, "a dry run moves nothing");
+    let replay = ran(&place, &["replay", "--cause", "attempts_exhausted"]).await;
+    assert!(replay.code == 0 && replay.said.contains("1 command replayed"), "{}", replay.said);
+    let all = events.wait(2, SOON).await;
+    let settled = &all[1].1["data"];
+    assert_eq!((&settled["outcome"], &settled["replay"]), (&json!("canceled"), &json!(1)), "{settled}");
+    assert_eq!(settled["callsTotal"].as_u64().unwrap(), calls + 1, "one call was enough");
+    assert_eq!(settled["calls"].as_array().unwrap().last().unwrap()["operation"], "query");
+    assert_eq!(settled["receivedAt"], unresolved["data"]["receivedAt"]);
+    assert_ne!(all[0].1["id"], all[1].1["id"]);
+    assert_eq!(client.depth(&client.names.parked()).await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_can_give_more_time() {
+    let place = Place::new(Broker::shared(), calm()).await;
+    let _worker = place.worker().await;
+    let client = place.client().await;
+    let mut events = client.collect().await;
+    assert!(client.publish("bnc", &late("job-1")).await);
+    events.wait(1, SOON).await;
+    assert_eq!(ran(&place, &["replay", "--all", "--not-after", "2020-01-01T00:00:00Z"]).await.code, 64);
+    // Without it the command comes back as it went.
+    assert_eq!(ran(&place, &["replay", "--job", "job-1"]).await.code, 0);
+    let again = &events.wait(2, SOON).await[1].1["data"];
+    assert_eq!((&again["cause"], &again["replay"]), (&json!("not_after_passed"), &json!(1)), "{again}");
+    let tomorrow = (chrono::Utc::now() + chrono::TimeDelta::days(1)).to_rfc3339();
+    assert_eq!(ran(&place, &["replay", "--job", "job-1", "--not-after", &tomorrow]).await.code, 0);
+    let settled = &events.wait(3, SOON).await[2].1["data"];
+    assert_eq!((&settled["outcome"], &settled["replay"]), (&json!("canceled"), &json!(2)), "{settled}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_that_is_killed_half_way_loses_nothing() {
+    const JOBS: usize = 1_500;
+    let place = Place::new(Broker::shared(), calm()).await;
+    let mut worker = place.worker().await;
+    let client = place.client().await;
+    let mut events = client.collect().await;
+    for number in 0..JOBS {
+        assert!(client.publish("bnc", &late(&format!("job-{number}"))).await);
+    }
+    events.wait(JOBS, SOON * 4).await;
+    worker.stop("-TERM").await;
+    let left = || async { client.depth(&client.names.parked()).await as usize };
+    let mut killed_half_way = 0;
+    for pause_ms in [150, 300, 600, 1_200, 2_400] {
+        let mut replay = parked(&place, &["replay", "--all"]).stderr(Stdio::null()).spawn().unwrap();
+        let before = left().await;
+        let begun = std::time::Instant::now();
+        while left().await == before && begun.elapsed() < SOON {}
+        tokio::time::sleep(Duration::from_millis(pause_ms / 50)).await;
+        replay.kill().unwrap();
+        replay.wait().unwrap();
+        // What it had in hand comes back.
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        killed_half_way += usize::from((1..JOBS).contains(&left().await));
+    }
+    assert!(killed_half_way > 0, "none of the kills came in the middle");
+    assert!(ran(&place, &["replay", "--all"]).await.code <= 1, "the rest, if there is one");
+    assert_eq!(left().await, 0);
+
+    let _worker = place.worker().await;
+    let begun = std::time::Instant::now();
+    let again = loop {
+        events.read().await;
+        let mut again: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        for (_, event) in events.all.iter().filter(|(_, event)| event["data"]["replay"] != 0) {
+            let text = |value: &Value| value.as_str().unwrap().to_owned();
+            again.entry(text(&event["data"]["jobId"])).or_default().insert(text(&event["id"]));
+        }
+        if again.len() == JOBS {
+            break again;
+        }
+        assert!(begun.elapsed() < SOON * 4, "{} of {JOBS} came again", again.len());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    };
+    assert!(again.values().all(|ids| ids.len() == 1), "a command that ran twice has two ids");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_discarded_is_asked_for_and_shown() {
+    let (place, client) = with_some_parked().await;
+    let unasked = ran(&place, &["discard", "--all"]).await;
+    assert!(unasked.code == 64 && unasked.said.contains("--yes"), "{}", unasked.said);
+    for nothing_chosen in [&["discard", "--yes"][..], &["replay"]] {
+        assert_eq!(ran(&place, nothing_chosen).await.code, 64);
+    }
+    let wrong = ran(&place, &["discard", "--cause", "unknown_feild", "--yes"]).await;
+    assert!(wrong.code == 64 && wrong.said.contains("'unknown_field'"), "{}", wrong.said);
+    let none = ran(&place, &["discard", "--job", "job-x", "--yes"]).await;
+    assert!(none.code == 1 && none.said.contains("0 commands discarded"), "{}", none.said);
+    let stray = ran(&place, &["replay", "--job", "job-stray"]).await;
+    assert!(stray.code == 1 && stray.said.contains("no account \"nobody\""), "{}", stray.said);
+    assert_eq!(client.depth(&client.names.parked()).await, 6);
+
+    let discarded = ran(&place, &["discard", "--cause", "not_after_passed", "--yes"]).await;
+    assert_eq!((discarded.code, discarded.said.as_str()), (0, "3 commands discarded\n"));
+    for number in 0..3 {
+        assert!(discarded.out.contains(&format!("job-late-{number}")), "{}", discarded.out);
+    }
+    assert_eq!(listed(&place, &[]).await.len(), 3);
+}
