@@ -126,7 +126,7 @@ impl Soak {
         let text = read(&place.config)
             .replace("timeout_ms = 2_000", "max_in_flight = 128\ntimeout_ms = 1_500")
             .replace("max_ms = 1_000\nmax_attempts = 20", "max_ms = 500\nmax_attempts = 12")
-            .replace("level = \"debug\"", "level = \"error\"");
+            .replace("level = \"debug\"", "level = \"error,qris_cancel_worker::amqp::consumer=warn\"");
         std::fs::write(&place.config, &text).unwrap();
         let environment = BTreeMap::from([("AMQP_URL".to_owned(), place.url.clone())]);
         let settings = Settings::read("worker.toml", &text, &environment, place.dir.path());
@@ -198,10 +198,14 @@ impl Soak {
         waiting
     }
 
-    /// The jobs that the workers' logs tell were left unacknowledged: nobody confirmed what became of them in time.
-    fn left_unacknowledged(&self) -> BTreeSet<String> {
+    /// The jobs that by the workers' logs the broker has delivered again: nobody confirmed what became of them in time, or
+    /// the connection was gone when they were to be acknowledged.
+    fn delivered_again(&self) -> BTreeSet<String> {
         let logs = [STEADY, MORTAL].map(|log| read(self.place.dir.path().join(log)));
-        let lines = logs.iter().flat_map(|log| log.lines()).filter(|line| line.contains("left unacknowledged"));
+        let lines = logs
+            .iter()
+            .flat_map(|log| log.lines())
+            .filter(|line| line.contains("deliver it again") || line.contains("will deliver again"));
         let job = |line: &str| Some(serde_json::from_str::<Value>(line).ok()?["span"]["job_id"].as_str()?.to_owned());
         lines.filter_map(job).collect()
     }
@@ -357,7 +361,7 @@ async fn run(jobs: u64) {
         provider.end().await;
         soak.mortal = mortal;
         let closed = std::mem::replace(&mut *soak.round(), Round::new(seed, u64::MAX, 0));
-        books.add(closed.close(&transactions, calm, &soak.left_unacknowledged()));
+        books.add(closed.close(&transactions, calm, &soak.delivered_again()));
         for (fault, times) in picture["injected"].as_object().unwrap() {
             *books.faults.entry(fault.clone()).or_default() += times.as_u64().unwrap();
         }
@@ -381,7 +385,12 @@ async fn run(jobs: u64) {
             books.rounds,
             books.broken.len()
         );
-        assert!(books.broken.is_empty(), "{:#?}", books.broken.iter().take(20).collect::<Vec<_>>());
+        if !books.broken.is_empty() {
+            for log in [STEADY, MORTAL] {
+                std::fs::copy(soak.place.dir.path().join(log), folder().join(log)).unwrap();
+            }
+            panic!("{:#?}; the workers' logs are in target/soak", books.broken.iter().take(20).collect::<Vec<_>>());
+        }
     }
     let report = books.report();
     std::fs::create_dir_all(folder()).unwrap();

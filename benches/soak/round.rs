@@ -190,8 +190,8 @@ impl Round {
     }
 
     /// Closes the books of this round. `calm`: no worker was killed or stopped in it.
-    /// `left`: the jobs that a worker says it left unacknowledged, so that what it did for them is recorded nowhere.
-    pub fn close(mut self, transactions: &[Transaction], calm: bool, left: &BTreeSet<String>) -> Sums {
+    /// `again`: the jobs that the broker has delivered again, so that what was done for them before is recorded elsewhere or nowhere.
+    pub fn close(mut self, transactions: &[Transaction], calm: bool, again: &BTreeSet<String>) -> Sums {
         let mut sums = Sums { broken: std::mem::take(&mut self.broken), ..Sums::default() };
         let mut seen = vec![None; self.known.len()];
         for transaction in transactions {
@@ -229,8 +229,8 @@ impl Round {
                 broken("its parked copy does not fit");
             }
             let unrecorded = transaction.calls.cancel.saturating_sub(known.cancels);
-            if calm && known.whole && unrecorded > 0 && !left.contains(&job) {
-                broken("the provider got more cancels than are told of, and no worker died or left it unacknowledged");
+            if calm && known.whole && unrecorded > 0 && !again.contains(&job) {
+                broken("the provider got more cancels than are told of, and no worker died or saw it delivered again");
             }
             if known.whole {
                 sums.unrecorded += u64::from(unrecorded);

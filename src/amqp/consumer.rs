@@ -25,7 +25,7 @@ use std::{
     time::Duration,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::{Instrument, debug, error, info, info_span, warn};
+use tracing::{Instrument, debug, error, error_span, info, warn};
 
 /// No message is held longer, whatever happens. With the usual settings its waits, calls and publishes add up to less.
 const HELD_AT_MOST: Duration = Duration::from_secs(290);
@@ -173,7 +173,8 @@ impl<H: Handler> Work<'_, H> {
         let traces = &self.intake.shared.worker.traces;
         let trace = traces.process(&mut message, &self.intake.queue, delivery.exchange.as_str());
         let (job_id, trace_id) = (tracing::field::Empty, message.trace_id());
-        let span = info_span!("command", account = message.routing_key, job_id, trace_id);
+        // Of the gravest level, so that no filter takes the job from a line that it lets through.
+        let span = error_span!("command", account = message.routing_key, job_id, trace_id);
         let traced = trace.clone();
         // A panic must not look like a command that was handled.
         let alarm = self.torn.clone().drop_guard();
