@@ -165,7 +165,7 @@ async fn a_replay_can_give_more_time() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replay_that_is_killed_half_way_loses_nothing() {
-    const JOBS: usize = 1_500;
+    const JOBS: usize = 2_000;
     let place = Place::new(Broker::shared(), calm()).await;
     let mut worker = place.worker().await;
     let client = place.client().await;
@@ -175,23 +175,24 @@ async fn a_replay_that_is_killed_half_way_loses_nothing() {
     }
     events.wait(JOBS, SOON * 4).await;
     worker.stop("-TERM").await;
-    let left = || async { client.depth(&client.names.parked()).await as usize };
-    let mut killed_half_way = 0;
-    for pause_ms in [150, 300, 600, 1_200, 2_400] {
+    let (parked_queue, bucket) = (place.names.parked(), place.names.bucket_for(Duration::from_millis(250)).0);
+    let on_their_way = || async { client.depth(&bucket).await + client.depth(&place.names.commands_of("bnc")).await };
+    for kill_at in [100, 400] {
         let mut replay = parked(&place, &["replay", "--all"]).stderr(Stdio::null()).spawn().unwrap();
-        let before = left().await;
         let begun = std::time::Instant::now();
-        while left().await == before && begun.elapsed() < SOON {}
-        tokio::time::sleep(Duration::from_millis(pause_ms / 50)).await;
+        while on_their_way().await < kill_at {
+            assert!(begun.elapsed() < SOON, "it replays nothing");
+        }
         replay.kill().unwrap();
         replay.wait().unwrap();
         // What it had in hand comes back.
-        tokio::time::sleep(Duration::from_millis(500)).await;
-        killed_half_way += usize::from((1..JOBS).contains(&left().await));
+        let client = &client;
+        let parked_queue = &parked_queue;
+        until("the rest lies there again", SOON, || Box::pin(async move { client.depth(parked_queue).await > 0 }))
+            .await;
     }
-    assert!(killed_half_way > 0, "none of the kills came in the middle");
-    assert!(ran(&place, &["replay", "--all"]).await.code <= 1, "the rest, if there is one");
-    assert_eq!(left().await, 0);
+    assert_eq!(ran(&place, &["replay", "--all"]).await.code, 0);
+    assert_eq!(client.depth(&parked_queue).await, 0);
 
     let _worker = place.worker().await;
     let begun = std::time::Instant::now();
