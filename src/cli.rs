@@ -1,7 +1,9 @@
-//! The command line: a file for each sub-command. Exit codes are those of sysexits: 64 usage, 69 unavailable, 78 settings.
+//! The command line: a file for each sub-command. Exit codes are those of sysexits: 64 usage, 69 unavailable, 75 not yet,
+//! 78 settings; and 1 where the answer is no.
 
 mod broker;
 mod check;
+mod completions;
 mod parked;
 mod run;
 mod sandbox;
@@ -12,7 +14,7 @@ mod watch;
 
 use crate::{
     amqp::AmqpError,
-    settings::{Account, Settings, SettingsError},
+    settings::{Account, Settings, SettingsError, names::nearest},
 };
 use clap::{Parser, Subcommand, error::ErrorKind};
 use std::{path::PathBuf, process::ExitCode, sync::Arc};
@@ -40,6 +42,8 @@ enum Command {
     Sandbox(sandbox::Arguments),
     /// Publish cancel commands, as an order service would.
     Send(Box<send::Arguments>),
+    /// Print what a shell needs to complete this program's commands, as in `source <(qris-cancel-worker completions bash)`.
+    Completions(completions::Arguments),
     /// Look at the commands that are set aside for a person; replay or discard them.
     Parked(parked::Arguments),
     /// Show what a call is signed over, and why a provider makes another signature of it. Sends nothing.
@@ -63,6 +67,9 @@ pub enum Failure {
     /// Something that is needed is not there.
     #[error("{0}")]
     Unavailable(String),
+    /// It was begun, and has not ended in time.
+    #[error("{0}")]
+    NotYet(String),
     /// It was done, and the answer is no.
     #[error("{0}")]
     No(String),
@@ -86,6 +93,7 @@ impl Failure {
             Self::No(_) => 1,
             Self::Usage(_) => 64,
             Self::Unavailable(_) => 69,
+            Self::NotYet(_) => 75,
             Self::Settings(_) => 78,
         }
     }
@@ -123,6 +131,7 @@ pub async fn main() -> ExitCode {
         },
         Command::Sandbox(arguments) => sandbox::run(config, arguments).await,
         Command::Send(arguments) => send::run(config, *arguments).await,
+        Command::Completions(arguments) => completions::run::<Cli>(&arguments),
         Command::Parked(arguments) => parked::run(config, arguments).await,
         Command::Sign(arguments) => sign::run(config, *arguments),
         Command::Watch(arguments) => watch::run(config, arguments).await,
@@ -142,43 +151,19 @@ fn no_settings() -> Failure {
 
 /// The account of that name; else what it may have been meant to be.
 fn account_named<'a>(accounts: &'a [Arc<Account>], name: &str) -> Result<&'a Account, Failure> {
-    if let Some(found) = accounts.iter().find(|account| account.name == name) {
-        return Ok(found);
-    }
-    let names: Vec<_> = accounts.iter().map(|account| account.name.as_str()).collect();
-    let nearest = names.iter().map(|known| (distance(known, name), known)).min();
-    let meant = match nearest {
-        Some((distance, known)) if distance <= 1 + name.len() / 4 => format!("; did you mean {known:?}?"),
-        _ => String::new(),
-    };
-    Err(Failure::Usage(format!("no account is named {name:?}{meant} (there are {})", names.join(", "))))
+    let names = || accounts.iter().map(|account| account.name.as_str());
+    let found = accounts.iter().find(|account| account.name == name);
+    found.map(|account| &**account).ok_or_else(|| Failure::Usage(unknown_account(name, names())))
 }
 
-/// How many letters have to be put in, taken out or changed to make one word of the other.
-fn distance(one: &str, other: &str) -> usize {
-    let other: Vec<_> = other.chars().collect();
-    let mut row: Vec<usize> = (0..=other.len()).collect();
-    for (above, c) in one.chars().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], above + 1);
-        for (at, o) in other.iter().enumerate() {
-            let changed = diagonal + usize::from(c != *o);
-            diagonal = row[at + 1];
-            row[at + 1] = changed.min(diagonal + 1).min(row[at] + 1);
-        }
-    }
-    row[other.len()]
+/// That there is no such account, and which may be meant.
+fn unknown_account<'a>(name: &str, known: impl Iterator<Item = &'a str> + Clone) -> String {
+    let meant = nearest(name, known.clone()).map(|near| format!("; did you mean {near:?}?")).unwrap_or_default();
+    format!("no account is named {name:?}{meant} (there are {})", Vec::from_iter(known).join(", "))
 }
 
-#[cfg(test)]
-mod tests {
-    use super::distance;
-
-    #[test]
-    fn words_are_as_far_apart_as_letters_change() {
-        assert_eq!(distance("bnc", "bnc"), 0);
-        assert_eq!(distance("ifortepay", "ifortpay"), 1);
-        assert_eq!(distance("bnc", "bcn"), 2);
-        assert_eq!(distance("", "bnc"), 3);
-        assert_eq!(distance("ifortepay", ""), 9);
-    }
+/// A line of output, coloured only where a person reads it. False when nobody reads any more, as behind `| head`.
+fn print(line: &str) -> bool {
+    use std::io::Write;
+    writeln!(anstream::stdout(), "{line}").is_ok()
 }

@@ -20,7 +20,7 @@
 //!
 //! # Invariants
 //!
-//! 1. Only `amqp/consumer.rs` acknowledges, and only after the pipeline returned `Ok`.
+//! 1. Only `amqp/consumer.rs` acknowledges commands, and only after the pipeline returned `Ok`.
 //! 2. `breaker`, `command`, `event`, `message`, `outcome`, `parked`, `retry`, `verdict`, `traces/parent` and
 //!    `snap/{request,sign,response,compare}` do no I/O, read no clock and draw no random number: time and chance come in as arguments.
 //! 3. The bytes that are hashed are the bytes that are sent; a body is serialised once.

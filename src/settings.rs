@@ -9,7 +9,7 @@ mod account;
 mod files;
 mod form;
 mod mistakes;
-mod names;
+pub mod names;
 mod pace;
 mod raw;
 mod reader;

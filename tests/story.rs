@@ -282,6 +282,30 @@ async fn refused_while_ambiguous_is_queried_and_told_with_a_warning() {
 }
 
 #[tokio::test]
+async fn a_refusal_after_a_retry_may_be_the_echo_of_a_twins_success() {
+    // A worker that died between the retry's confirm and the acknowledgement has left another copy, which has cancelled.
+    for (said, ending, effect) in [
+        (status("05"), Finished(Cause::AlreadyCanceled), serde_json::Value::Null),
+        (status("01"), Finished(Cause::ResponseCode), serde_json::json!(false)),
+        (timeout(), Scheduled(Later::QueryFailed), serde_json::Value::Null),
+    ] {
+        let mut story = Story::new();
+        story.attempt([code("4297700")]).await.unwrap();
+        story.comes_back();
+        assert_eq!(story.attempt([code(REFUSED), said]).await, Ok(ending));
+        if let Finished(_) = ending {
+            assert!(story.journal().starts_with("cancel, query, publish shop."));
+            assert_eq!(story.event()["data"]["mayHaveTakenEffect"], effect);
+        }
+    }
+    let mut story = Story::at("bnc", COMMAND);
+    story.attempt([code("4297700")]).await.unwrap();
+    story.comes_back();
+    assert_eq!(story.attempt([code(REFUSED)]).await, Ok(Finished(Cause::ResponseCode)));
+    assert_eq!(story.event()["data"]["mayHaveTakenEffect"], true, "nobody can ask");
+}
+
+#[tokio::test]
 async fn a_malformed_request_is_refused_even_while_ambiguous() {
     for faulty in ["4007700", "4007701", "4007702"] {
         let story = Story::new().redelivered();

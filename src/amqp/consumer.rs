@@ -30,6 +30,9 @@ use tracing::{Instrument, debug, error, error_span, info, warn};
 /// No message is held longer, whatever happens. With the usual settings its waits, calls and publishes add up to less.
 const HELD_AT_MOST: Duration = Duration::from_secs(290);
 
+/// A stop does not wait longer for the broker to end a consumer.
+const CANCEL_WITHIN: Duration = Duration::from_secs(5);
+
 /// What is done with a message.
 pub trait Handler: Send + Sync + 'static {
     fn handle(&self, message: &Message) -> impl Future<Output = Result<Ending, NotConfirmed>> + Send;
@@ -109,7 +112,7 @@ pub async fn run<H: Handler>(
     };
     // After a fault, what still runs can no longer be acknowledged here.
     work.take(&mut consumer).await?;
-    hand_back_unbegun(&channel, &mut consumer).await?;
+    hand_back_unbegun(&channel, &mut consumer, intake).await?;
     registered.leave();
     let running = work.running;
     running.close();
@@ -217,8 +220,14 @@ fn since_first_seen(message: &Message) -> Duration {
 }
 
 /// Ends the consumer and gives back what it had fetched ahead, so that another worker can begin it.
-async fn hand_back_unbegun(channel: &Channel, consumer: &mut Consumer) -> Result<(), AmqpError> {
-    channel.basic_cancel(consumer.tag(), BasicCancelOptions::default()).await?;
+async fn hand_back_unbegun(channel: &Channel, consumer: &mut Consumer, intake: &Intake) -> Result<(), AmqpError> {
+    // Nor does a node without a majority answer this; what was fetched comes again when the connection is gone.
+    let cancelling = channel.basic_cancel(consumer.tag(), BasicCancelOptions::default());
+    let Ok(cancelled) = tokio::time::timeout(CANCEL_WITHIN, cancelling).await else {
+        let reason = "the broker did not end the consumer in time (has the queue a leader?)";
+        return Err(AmqpError::Consuming { queue: intake.queue.clone(), reason });
+    };
+    cancelled?;
     while let Ok(Some(Ok(delivery))) = tokio::time::timeout(Duration::from_secs(5), consumer.next()).await {
         hand_back(&delivery).await?;
     }

@@ -96,7 +96,11 @@ impl Intake {
         let ended = async {
             // The queue may have been deleted since the session began.
             if !prepared {
-                topology::prepare(&connection, &self.shared.worker.settings.amqp, &self.objects).await?;
+                let preparing = topology::prepare(&connection, &self.shared.worker.settings.amqp, &self.objects);
+                tokio::select! {
+                    prepared = preparing => prepared?,
+                    () = self.shared.stop.soon.cancelled() => return Ok(()),
+                }
             }
             self.consume(&connection, handler, one_by_one, tasks).await
         };

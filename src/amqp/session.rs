@@ -88,7 +88,10 @@ async fn session(worker: &Arc<Worker>, first: &mut bool) -> Result<(), AmqpError
     let publishing = Arc::new(publishing);
     let names = Names::new(&settings.amqp.prefix);
     let objects = Arc::new(topology::objects(&names, &settings.account_names(), settings.results_log));
-    topology::prepare(&publishing, &settings.amqp, &objects).await?;
+    tokio::select! {
+        prepared = topology::prepare(&publishing, &settings.amqp, &objects) => prepared?,
+        () = stop.soon.cancelled() => return Ok(()),
+    }
     let shared = Shared {
         names: names.clone(),
         worker: worker.clone(),

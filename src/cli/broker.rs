@@ -5,6 +5,7 @@ use crate::{
     amqp::{connect, topology::Names},
     settings::{Amqp, Settings},
 };
+use anstyle::{AnsiColor, Style};
 use lapin::{
     Channel, Connection, Consumer,
     options::{BasicConsumeOptions, QueueBindOptions, QueueDeclareOptions},
@@ -56,6 +57,16 @@ impl Broker {
     }
 }
 
+/// Green is done, yellow wants a look, red a person.
+fn colour(outcome: &str) -> Style {
+    let colour = match outcome {
+        "canceled" | "closed" => AnsiColor::Green,
+        "paid" => AnsiColor::Yellow,
+        _ => AnsiColor::Red,
+    };
+    colour.on_default()
+}
+
 /// A result event in one line.
 pub fn line(event: &Value) -> String {
     let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
@@ -72,8 +83,9 @@ pub fn line(event: &Value) -> String {
             .collect()
     });
     let effect = if data["mayHaveTakenEffect"] == true { "  may have taken effect" } else { "" };
+    let colour = colour(data["outcome"].as_str().unwrap_or_default());
     format!(
-        "{}  {:12} {:10} {:22} {}  attempts {}, calls {}{said}{effect}{violations}",
+        "{}  {:12} {colour}{:10}{colour:#} {:22} {}  attempts {}, calls {}{said}{effect}{violations}",
         text(&event["time"]),
         text(&data["account"]),
         text(&data["outcome"]),

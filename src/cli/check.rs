@@ -4,7 +4,7 @@
 mod broker;
 mod provider;
 
-use super::{Failure, watch::print};
+use super::{Failure, print};
 use crate::{
     settings::{Account, Amqp, Settings, State, Traces},
     snap::{

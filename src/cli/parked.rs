@@ -3,7 +3,7 @@
 mod queue;
 mod table;
 
-use super::{Failure, broker::Broker, watch::print};
+use super::{Failure, broker::Broker, print};
 use crate::{
     amqp::{headers, outbox::in_bucket},
     message::Message,
@@ -30,6 +30,11 @@ const WINDOW: usize = 200;
 const TELL_EVERY: u64 = 1_000;
 
 #[derive(Args)]
+#[command(after_help = "Examples:
+  qris-cancel-worker parked list                              what there is, and what to do about it
+  qris-cancel-worker parked show --job order-4711-cancel      one of them, with its calls
+  qris-cancel-worker parked replay --account bnc --cause attempts_exhausted
+  qris-cancel-worker parked discard --cause unknown_field >discarded.json")]
 pub struct Arguments {
     #[command(subcommand)]
     action: Action,

@@ -3,8 +3,9 @@
 use super::{
     Failure,
     broker::{self, Broker},
-    watch::print,
+    print, unknown_account,
 };
+use crate::outcome::Outcome;
 use clap::Args;
 use futures_util::StreamExt;
 use lapin::{
@@ -14,15 +15,24 @@ use lapin::{
 use serde_json::{Map, Value, json};
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
-    io::BufRead,
+    io::{BufRead, IsTerminal},
     path::Path,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// Confirms that may be outstanding.
 const WINDOW: usize = 500;
+/// How often progress is told.
+const PROGRESS: Duration = Duration::from_secs(5);
 
 #[derive(Args)]
+#[command(after_help = "Examples:
+  qris-cancel-worker send --account ifortepay --reference R-1 --partner-reference P-1 --wait
+  qris-cancel-worker send --account bnc --field merchantId=0001 --reference R-1 --reason 'order withdrawn'
+  qris-cancel-worker send --stdin --account bnc --wait --timeout-s 600 <commands.ndjson
+
+With --wait it ends with 0 if every command ended as canceled, paid or closed, with 1 if one ended otherwise, and with 75 if a
+result has not come in time. It may still come: `watch --since` shows it.")]
 pub struct Arguments {
     /// The account, which is the routing key. On standard input a line can name its own as "account".
     #[arg(long)]
@@ -35,6 +45,9 @@ pub struct Arguments {
     /// Show the results as they come, and end when all are there.
     #[arg(long)]
     wait: bool,
+    /// With --wait: the events as they are, one a line, and the summary on standard error.
+    #[arg(long, requires = "wait")]
+    json: bool,
     /// How long to wait for results, in seconds.
     #[arg(long, default_value_t = 60)]
     timeout_s: u64,
@@ -100,7 +113,7 @@ pub async fn run(config: Option<&Path>, arguments: Arguments) -> Result<(), Fail
     let broker = Broker::reach(config, arguments.prefix.as_deref(), "send").await?;
     for account in commands.iter().map(|command| &command.account).collect::<BTreeSet<_>>() {
         if !broker.accounts.is_empty() && !broker.accounts.contains(account) {
-            eprintln!("note: the settings have no account {account:?}; there are {}", broker.accounts.join(", "));
+            eprintln!("note: {}", unknown_account(account, broker.accounts.iter().map(String::as_str)));
         }
     }
     let results = match arguments.wait {
@@ -111,18 +124,28 @@ pub async fn run(config: Option<&Path>, arguments: Arguments) -> Result<(), Fail
         }
         false => None,
     };
-    let mut waiting: BTreeMap<String, u32> = BTreeMap::new();
+    let mut waiting: BTreeMap<String, usize> = BTreeMap::new();
     for command in &commands {
         *waiting.entry(command.job_id.clone()).or_default() += 1;
     }
+    let begun = Instant::now();
     publish(&broker, &commands).await?;
-    eprintln!(
-        "{} confirmed by the broker",
-        if commands.len() == 1 { "1 command".into() } else { format!("{} commands", commands.len()) }
-    );
-    match results {
-        Some(results) => wait(results, waiting, Duration::from_secs(arguments.timeout_s)).await,
-        None => Ok(()),
+    eprintln!("{} confirmed by the broker{}", counted(commands.len(), "command"), rate(commands.len(), begun));
+    let Some(results) = results else { return Ok(()) };
+    let mut tally = Tally { waiting, total: commands.len(), ..Tally::default() };
+    let limit = Duration::from_secs(arguments.timeout_s);
+    let ended = tokio::time::timeout(limit, tally.fill(results, arguments.json, begun)).await;
+    let summary = tally.summary(begun);
+    match arguments.json {
+        true => eprintln!("{summary}"),
+        false => drop(print(&summary)),
+    }
+    match ended {
+        Ok(filled) => filled.and_then(|()| tally.judge()),
+        Err(_) => {
+            let missing = counted(tally.waiting.values().sum::<usize>(), "command");
+            Err(Failure::NotYet(format!("no result within {} s for {missing}", limit.as_secs())))
+        }
     }
 }
 
@@ -156,44 +179,85 @@ async fn publish(broker: &Broker, commands: &[Outgoing]) -> Result<(), Failure> 
     Ok(())
 }
 
-/// Shows results as they come, then a table of them. A command that was published twice has two results to come.
-async fn wait(mut results: Consumer, mut waiting: BTreeMap<String, u32>, limit: Duration) -> Result<(), Failure> {
-    let total: u32 = waiting.values().sum();
-    let mut endings: BTreeMap<(String, String), u32> = BTreeMap::new();
-    let all_there = async {
-        let mut seen = 0;
-        while !waiting.is_empty() {
+/// What has become of the commands so far.
+#[derive(Default)]
+struct Tally {
+    /// By job: results to come. A command that was published twice has two.
+    waiting: BTreeMap<String, usize>,
+    total: usize,
+    endings: BTreeMap<(String, String), usize>,
+}
+
+impl Tally {
+    /// Shows results as they come, until all are there or nobody reads any more.
+    async fn fill(&mut self, mut results: Consumer, json: bool, begun: Instant) -> Result<(), Failure> {
+        let (mut seen, mut told) = (0, Instant::now());
+        while !self.waiting.is_empty() {
             let Some(delivery) = results.next().await else {
                 return Err(Failure::Unavailable("the broker ended the connection".into()));
             };
-            let event: Value = serde_json::from_slice(&delivery?.data).unwrap_or_default();
+            let data = delivery?.data;
+            let event: Value = serde_json::from_slice(&data).unwrap_or_default();
             let text = |field: &str| event["data"][field].as_str().unwrap_or("-").to_owned();
-            let Some(left) = waiting.get_mut(&text("jobId")) else { continue };
+            let job = text("jobId");
+            let Some(left) = self.waiting.get_mut(&job) else { continue };
             *left -= 1;
             if *left == 0 {
-                waiting.remove(&text("jobId"));
+                self.waiting.remove(&job);
             }
             seen += 1;
-            *endings.entry((text("outcome"), text("cause"))).or_default() += 1;
-            if !print(&format!("[{seen:>4}/{total}] {}", broker::line(&event))) {
+            *self.endings.entry((text("outcome"), text("cause"))).or_default() += 1;
+            let goes_on = match json {
+                true => print(&String::from_utf8_lossy(&data)),
+                false => print(&format!("[{seen:>4}/{}] {}", self.total, broker::line(&event))),
+            };
+            if !goes_on {
                 return Ok(());
+            }
+            // Where the results themselves are on the screen, they are progress enough.
+            if told.elapsed() > PROGRESS && !std::io::stdout().is_terminal() {
+                eprintln!("{seen} of {} results{}", self.total, rate(seen, begun));
+                told = Instant::now();
             }
         }
         Ok(())
-    };
-    let ended = tokio::time::timeout(limit, all_there).await;
-    println!("\n{:12} {:28} {:>6}", "outcome", "cause", "count");
-    for ((outcome, cause), count) in &endings {
-        println!("{outcome:12} {cause:28} {count:>6}");
     }
-    println!("{total} commands in, {} outcomes out", endings.values().sum::<u32>());
-    match ended {
-        Ok(ended) => ended,
-        Err(_) => {
-            let missing = waiting.values().sum::<u32>();
-            Err(Failure::No(format!("no result within {} s for {missing} of the commands", limit.as_secs())))
+
+    fn summary(&self, begun: Instant) -> String {
+        let mut lines = vec![format!("\n{:12} {:28} {:>6}", "outcome", "cause", "count")];
+        for ((outcome, cause), count) in &self.endings {
+            lines.push(format!("{outcome:12} {cause:28} {count:>6}"));
+        }
+        let ended = self.endings.values().sum();
+        lines.push(format!(
+            "{} in, {} out{}",
+            counted(self.total, "command"),
+            counted(ended, "outcome"),
+            rate(ended, begun)
+        ));
+        lines.join("\n")
+    }
+
+    /// Whether every command ended well.
+    fn judge(&self) -> Result<(), Failure> {
+        let well = [Outcome::Canceled, Outcome::Paid, Outcome::Closed].map(Outcome::name);
+        let bad = self.endings.iter().filter(|((outcome, _), _)| !well.contains(&outcome.as_str()));
+        let bad: usize = bad.map(|(_, count)| count).sum();
+        match bad {
+            0 => Ok(()),
+            _ => Err(Failure::No(format!("{} ended as neither canceled, paid nor closed", counted(bad, "command")))),
         }
     }
+}
+
+fn counted(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
+/// How long it took, and how many a second that is, where there are enough to say so.
+fn rate(count: usize, begun: Instant) -> String {
+    let seconds = begun.elapsed().as_secs_f64();
+    if count < 100 { String::new() } else { format!(" in {seconds:.1} s ({:.0}/s)", count as f64 / seconds) }
 }
 
 fn from_flags(arguments: &Arguments) -> Result<Outgoing, Failure> {

@@ -1,6 +1,6 @@
 //! `sign`: what integrators need when a bank says 401.
 
-use super::{Failure, send::Fields, watch::print};
+use super::{Failure, print, send::Fields};
 use crate::{
     account::RealWorld,
     command::{CancelCommand, Hints, Terms},

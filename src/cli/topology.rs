@@ -51,8 +51,14 @@ pub async fn run(settings: &Settings, arguments: Arguments) -> Result<(), Failur
             println!("{:#}", topology::definitions(&objects, &vhost));
             return Ok(());
         }
-        Action::Declare => topology::declare(&connect(&settings.amqp, "topology").await?, &objects).await?,
-        Action::Verify => topology::verify(&connect(&settings.amqp, "topology").await?, &objects).await?,
+        Action::Declare => {
+            topology::declare(&connect(&settings.amqp, "topology").await?, &objects, settings.amqp.confirm_timeout)
+                .await?
+        }
+        Action::Verify => {
+            topology::verify(&connect(&settings.amqp, "topology").await?, &objects, settings.amqp.confirm_timeout)
+                .await?
+        }
     };
     if problems.is_empty() {
         println!("{} objects are as they should be", objects.len());

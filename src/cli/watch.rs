@@ -3,7 +3,9 @@
 use super::{
     Failure,
     broker::{self, Broker},
+    print,
 };
+use crate::outcome::Outcome;
 use chrono::{DateTime, TimeDelta, Utc};
 use clap::Args;
 use futures_util::StreamExt;
@@ -16,12 +18,16 @@ use serde_json::Value;
 use std::{path::Path, time::Duration};
 
 #[derive(Args)]
+#[command(after_help = "Examples:
+  qris-cancel-worker watch                                   results as they come
+  qris-cancel-worker watch --since 2h --outcome unresolved   those of the last two hours, and on
+  qris-cancel-worker watch --since 1d --idle-s 2 --json      a day's events as they are, for a script")]
 pub struct Arguments {
     /// Only this account's events.
     #[arg(long)]
     account: Option<String>,
     /// Only events with this outcome.
-    #[arg(long)]
+    #[arg(long, value_parser = Outcome::ALL.map(Outcome::name))]
     outcome: Option<String>,
     /// Begin with the log's events of this age: 90s, 15m, 2h, 3d.
     #[arg(long, value_parser = age, value_name = "AGE")]
@@ -95,12 +101,6 @@ fn wanted(event: &Value, arguments: &Arguments, since: Option<DateTime<Utc>>) ->
     let time = event["time"].as_str().and_then(|time| DateTime::parse_from_rfc3339(time).ok());
     let young = since.is_none_or(|since| time.is_none_or(|time| time >= since));
     young && is(&arguments.account, "account") && is(&arguments.outcome, "outcome")
-}
-
-/// False when nobody reads any more, as behind `| head`.
-pub fn print(line: &str) -> bool {
-    use std::io::Write;
-    writeln!(std::io::stdout(), "{line}").is_ok()
 }
 
 fn age(text: &str) -> Result<TimeDelta, String> {

@@ -110,7 +110,7 @@ impl<'a, G: Gateway, O: Outbox, W: World> Visit<'a, G, O, W> {
             Verdict::Canceled => self.end(Cause::Canceled),
             Verdict::Verify if self.can_query() => self.settle_by_query(Later::Open).await,
             Verdict::Verify => self.end(Cause::NoQuery),
-            Verdict::Refused { cause, malformed } if malformed || !self.progress.ambiguous => self.end(cause),
+            Verdict::Refused { cause, malformed } if malformed || !self.may_have_a_twin() => self.end(cause),
             Verdict::Refused { cause, .. } if self.can_query() => {
                 let refusal = self.answer.clone();
                 match self.query().await {
@@ -121,7 +121,11 @@ impl<'a, G: Gateway, O: Outbox, W: World> Visit<'a, G, O, W> {
                     settled_or_not => self.after_query(settled_or_not, Later::Open),
                 }
             }
-            Verdict::Refused { .. } => self.end(Cause::NoQuery),
+            Verdict::Refused { .. } if self.progress.ambiguous => self.end(Cause::NoQuery),
+            Verdict::Refused { cause, .. } => {
+                self.progress.ambiguous = true;
+                self.end(cause)
+            }
             verdict @ (Verdict::Unknown | Verdict::Pending) => {
                 self.progress.ambiguous = true;
                 self.pending = verdict == Verdict::Pending;
@@ -143,6 +147,13 @@ impl<'a, G: Gateway, O: Outbox, W: World> Visit<'a, G, O, W> {
             }
             _ => self.later(Later::Busy),
         }
+    }
+
+    /// Whether another copy of the command may have cancelled the transaction: then a refusal can be the echo of our own success.
+    /// A worker that dies between a retry's confirm and the acknowledgement leaves two copies, and only the one that is delivered
+    /// again shows it.
+    fn may_have_a_twin(&self) -> bool {
+        self.progress.ambiguous || self.progress.attempts + self.progress.doubts > 0
     }
 
     /// The provider has answered the cancel, or not: a query says how the transaction stands.

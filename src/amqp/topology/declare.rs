@@ -7,6 +7,8 @@ use lapin::{
     options::{ExchangeBindOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions},
     types::FieldTable,
 };
+use std::time::Duration;
+use tokio::time::timeout;
 
 /// In a problem that says that something could not be looked at.
 pub const UNSEEN: &str = "the user lacks the configure permission";
@@ -18,10 +20,11 @@ pub const MISSING: &str = "is missing; make it with `topology declare`";
 /// # Errors
 /// Names every object that is missing or differs, and how.
 pub async fn prepare(connection: &Connection, settings: &Amqp, objects: &[Object]) -> Result<(), AmqpError> {
+    let limit = settings.confirm_timeout;
     let problems = match settings.declare {
-        true => declare(connection, objects).await?,
+        true => declare(connection, objects, limit).await?,
         false => {
-            let differing = verify(connection, objects).await?;
+            let differing = verify(connection, objects, limit).await?;
             let (unseen, differing): (Vec<_>, Vec<_>) =
                 differing.into_iter().partition(|problem| problem.contains(UNSEEN));
             if !unseen.is_empty() {
@@ -36,33 +39,38 @@ pub async fn prepare(connection: &Connection, settings: &Amqp, objects: &[Object
 /// Declares everything; what already exists with other arguments is told, not changed.
 ///
 /// # Errors
-/// When the connection fails.
-pub async fn declare(connection: &Connection, objects: &[Object]) -> Result<Vec<String>, AmqpError> {
-    each(connection, objects, |channel, object| async move { declare_one(&channel, &object).await }).await
+/// When the connection fails, or the broker does not answer for one of them within the limit.
+pub async fn declare(connection: &Connection, objects: &[Object], limit: Duration) -> Result<Vec<String>, AmqpError> {
+    each(connection, objects, limit, |channel, object| async move { declare_one(&channel, &object).await }).await
 }
 
 /// Compares everything with what the broker has: what is missing, and where the *configure* permission allows it, what
 /// differs. Nothing is created, except that a missing binding cannot be told from one that is there.
 ///
 /// # Errors
-/// When the connection fails.
-pub async fn verify(connection: &Connection, objects: &[Object]) -> Result<Vec<String>, AmqpError> {
-    let absent = missing(connection, objects).await?;
+/// When the connection fails, or the broker does not answer for one of them within the limit.
+pub async fn verify(connection: &Connection, objects: &[Object], limit: Duration) -> Result<Vec<String>, AmqpError> {
+    let absent = missing(connection, objects, limit).await?;
     if !absent.is_empty() {
         return Ok(absent);
     }
     let comparable: Vec<_> =
         objects.iter().filter(|object| !matches!(object, Object::Binding { .. })).cloned().collect();
-    declare(connection, &comparable).await
+    declare(connection, &comparable, limit).await
 }
 
 /// What is not there.
-async fn missing(connection: &Connection, objects: &[Object]) -> Result<Vec<String>, AmqpError> {
-    each(connection, objects, |channel, object| async move { passive_one(&channel, &object).await }).await
+async fn missing(connection: &Connection, objects: &[Object], limit: Duration) -> Result<Vec<String>, AmqpError> {
+    each(connection, objects, limit, |channel, object| async move { passive_one(&channel, &object).await }).await
 }
 
 /// Does something with each object on a channel that is thrown away when the broker closes it over a difference.
-async fn each<F, R>(connection: &Connection, objects: &[Object], act: F) -> Result<Vec<String>, AmqpError>
+async fn each<F, R>(
+    connection: &Connection,
+    objects: &[Object],
+    limit: Duration,
+    act: F,
+) -> Result<Vec<String>, AmqpError>
 where
     F: Fn(Channel, Object) -> R,
     R: Future<Output = lapin::Result<()>>,
@@ -70,7 +78,14 @@ where
     let mut problems = Vec::new();
     let mut channel = connection.create_channel().await?;
     for object in objects {
-        if let Err(error) = act(channel.clone(), object.clone()).await {
+        // A node of a cluster that has lost its majority never answers for a quorum queue.
+        let Ok(acted) = timeout(limit, act(channel.clone(), object.clone())).await else {
+            return Err(AmqpError::Topology(format!(
+                "{}: the broker did not answer within {limit:?}",
+                name_of(object)
+            )));
+        };
+        if let Err(error) = acted {
             if !error.is_amqp_soft_error() {
                 return Err(error.into());
             }
@@ -128,14 +143,17 @@ fn table(arguments: &[(&'static str, Argument)]) -> FieldTable {
     table
 }
 
-/// What a refusal means and how to mend it. RabbitMQ names the first argument that differs.
-fn explain(object: &Object, error: &lapin::Error) -> String {
-    let said = error.to_string();
-    let what = match object {
+fn name_of(object: &Object) -> String {
+    match object {
         Object::Exchange { name, .. } => format!("exchange {name}"),
         Object::Queue { name, .. } => format!("queue {name}"),
         Object::Binding { from, to, routing_key, .. } => format!("binding {from} -> {to} with the key {routing_key:?}"),
-    };
+    }
+}
+
+/// What a refusal means and how to mend it. RabbitMQ names the first argument that differs.
+fn explain(object: &Object, error: &lapin::Error) -> String {
+    let (said, what) = (error.to_string(), name_of(object));
     if said.contains("NOT_FOUND") {
         return format!("{what} {MISSING}");
     }

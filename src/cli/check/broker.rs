@@ -72,7 +72,7 @@ async fn looked_at(connection: &Connection, settings: &Settings) -> Result<Vec<F
     let amqp = &settings.amqp;
     let names = Names::new(&amqp.prefix);
     let objects = topology::objects(&names, &settings.account_names(), settings.results_log);
-    let problems = topology::verify(connection, &objects).await?;
+    let problems = topology::verify(connection, &objects, settings.amqp.confirm_timeout).await?;
     let mut findings = of_topology(&problems, objects.len(), amqp.declare);
     if amqp.declare && problems.iter().any(|problem| problem.contains(MISSING)) {
         findings.push(of_declaring(may_declare(connection, &amqp.prefix).await?, &amqp.prefix));
