@@ -18,7 +18,7 @@ fn base() -> tempfile::TempDir {
     let keys = base.path().join("keys");
     std::fs::create_dir(&keys).unwrap();
     let key = std::fs::read(Path::new(HERE).join("tests/vectors/midtrans-public-sample-key.pem")).unwrap();
-    for name in ["key.pem", "ifortepay.pem", "bnc.pem"] {
+    for name in ["key", "ifortepay", "bnc", "midtrans", "winpay", "doku", "ayolinx"].map(|name| format!("{name}.pem")) {
         std::fs::write(keys.join(name), &key).unwrap();
     }
     let pem = |label: &str| format!("-----BEGIN {label}-----\nAAAA\n-----END {label}-----\n");
@@ -35,6 +35,11 @@ fn environment(more: &[(&str, &str)]) -> BTreeMap<String, String> {
     let usual = [
         ("AMQP_URL", "amqp://guest:guest@127.0.0.1:5672/%2f"),
         ("BNC_CLIENT_KEY", "key"),
+        ("MIDTRANS_CLIENT_KEY", "key"),
+        ("MIDTRANS_CLIENT_SECRET", "TOPSECRET"),
+        ("DOKU_SECRET_KEY", "TOPSECRET"),
+        ("AYOLINX_CLIENT_KEY", "key"),
+        ("AYOLINX_CLIENT_SECRET", "TOPSECRET"),
         ("SECRET", "TOPSECRET"),
         ("HEADERS", "api-key=TOPSECRET,x=1"),
         ("NO_HEADERS", "TOPSECRET and nothing else"),

@@ -225,11 +225,12 @@ impl Case<'_> {
     }
 
     fn query(&self, transaction: &Transaction, hidden: bool) -> Answer {
+        // Where a provider knows paid transactions only, it finds no other.
         let meanings: &[Status] = match transaction.state {
             _ if hidden => &[Status::NotFound],
-            State::Pending => &[Status::Open],
+            State::Pending => &[Status::Open, Status::NotFound],
             State::Paid => &[Status::Paid],
-            State::Canceled => &[Status::Canceled],
+            State::Canceled => &[Status::Canceled, Status::NotFound],
             State::Expired => &[Status::Expired, Status::NotFound],
             State::Refunded => &[Status::Refunded],
         };

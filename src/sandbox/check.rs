@@ -3,7 +3,7 @@
 use super::{answer::Answer, ledger::References};
 use crate::snap::{
     Operation,
-    profile::{CommandField, Field, Placeholder, SigningMode, Source, Template, TimestampForm},
+    profile::{CommandField, Escapes, Field, Placeholder, SigningMode, Source, Template, TimestampForm},
     request::{Ids, Partner},
     sign,
 };
@@ -147,7 +147,15 @@ pub fn value_of<'a>(
     wanted: CommandField,
 ) -> Option<&'a Value> {
     let field = body_fields(partner, operation).iter().find(|field| field.source == Source::Command(wanted))?;
-    body.get(&field.name)
+    given(field, body)
+}
+
+/// What a body holds where this field belongs.
+fn given<'a>(field: &Field, body: &'a Map<String, Value>) -> Option<&'a Value> {
+    match field.place() {
+        (Some(object), name) => body.get(object)?.get(name),
+        (None, name) => body.get(name),
+    }
 }
 
 fn body_fields(partner: &Partner, operation: Operation) -> &[Field] {
@@ -237,7 +245,7 @@ fn string_to_sign(partner: &Partner, operation: Operation, body: &[u8], timestam
         Operation::Query => partner.query.as_ref(),
     };
     let path = route.map_or("", |route| &route.signed_path);
-    let hash = sign::body_hash(&minified(body), partner.profile.signing.body_hash);
+    let hash = sign::body_hash(&as_hashed(body, partner.profile.signing.escapes), partner.profile.signing.body_hash);
     match partner.mode {
         SigningMode::Symmetric => sign::symmetric_string(path, token, &hash, timestamp),
         SigningMode::Asymmetric => sign::asymmetric_string(path, &hash, timestamp),
@@ -259,6 +267,15 @@ fn signature_fits(partner: &Partner, operation: Operation, signed: &str, signatu
     UnparsedPublicKey::new(&RSA_PKCS1_2048_8192_SHA256, key.public_der()).verify(signed.as_bytes(), &bytes).is_ok()
 }
 
+/// The bytes that the provider hashes: one that writes PHP encodes the body anew.
+fn as_hashed(body: &[u8], escapes: Escapes) -> Vec<u8> {
+    let minified = minified(body);
+    match (escapes, std::str::from_utf8(&minified)) {
+        (Escapes::Php, Ok(text)) => sign::php_escaped(text).into_bytes(),
+        _ => minified,
+    }
+}
+
 /// The body without insignificant white space, whose hash SNAP wants signed. What is not JSON stays as it came.
 fn minified(body: &[u8]) -> Vec<u8> {
     if serde_json::from_slice::<serde::de::IgnoredAny>(body).is_err() {
@@ -278,9 +295,9 @@ fn minified(body: &[u8]) -> Vec<u8> {
 
 fn field(field: &Field, body: &Map<String, Value>) -> Result<(), Refusal> {
     let name = &field.name;
-    let given = body.get(name).filter(|value| !value.is_null());
+    let given = given(field, body).filter(|value| !value.is_null());
     match (&field.source, given) {
-        (Source::Constant(value), _) => constant(name, value, body),
+        (Source::Constant(value), _) => is_constant(name, value, given),
         (_, None) if field.required => Err(Refusal::missing(name)),
         (_, None) => Ok(()),
         (Source::Command(CommandField::Amount), Some(value)) if is_amount(value) => Ok(()),
@@ -299,7 +316,11 @@ fn constants(wanted: &BTreeMap<String, String>, body: &Map<String, Value>) -> Re
 }
 
 fn constant(name: &str, wanted: &str, body: &Map<String, Value>) -> Result<(), Refusal> {
-    match body.get(name) {
+    is_constant(name, wanted, body.get(name))
+}
+
+fn is_constant(name: &str, wanted: &str, given: Option<&Value>) -> Result<(), Refusal> {
+    match given {
         None | Some(Value::Null) => Err(Refusal::missing(name)),
         Some(Value::String(text)) if text == wanted => Ok(()),
         Some(_) => Err(Refusal::format(name)),

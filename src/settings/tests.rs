@@ -70,6 +70,10 @@ fn the_sample_file_is_complete_and_good() {
         "a key of an account is missing in the sample, or new: {:?}",
         account.keys().collect::<Vec<_>>()
     );
+    let accounts = table["accounts"].as_table().unwrap();
+    for (bank, _) in crate::snap::profile::BUILT_IN.iter().filter(|(name, _)| *name != "aspi") {
+        assert_eq!(accounts[*bank]["profile"].as_str(), Some(*bank), "the sample shows no account at {bank}");
+    }
 }
 
 #[test]

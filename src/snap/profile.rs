@@ -1,6 +1,6 @@
 //! What differs between providers, as data: a [`Profile`] is one TOML file.
 //!
-//! Three are built in ([`BUILT_IN`]); any other is a file named by an account's `profile`. Everything a profile says is
+//! Some are built in ([`BUILT_IN`]); any other is a file named by an account's `profile`. Everything a profile says is
 //! checked while it is read, so that a mistake is refused at start with its line and the reason, and the rest of the
 //! crate can trust it.
 
@@ -16,9 +16,13 @@ pub use field::{CommandField, Field, Source};
 pub use template::{Placeholder, Template};
 
 /// The profiles that come with the worker: name and TOML text.
-pub const BUILT_IN: [(&str, &str); 3] = [
+pub const BUILT_IN: [(&str, &str); 7] = [
     ("ifortepay", include_str!("profiles/ifortepay.toml")),
     ("bnc", include_str!("profiles/bnc.toml")),
+    ("midtrans", include_str!("profiles/midtrans.toml")),
+    ("winpay", include_str!("profiles/winpay.toml")),
+    ("doku", include_str!("profiles/doku.toml")),
+    ("ayolinx", include_str!("profiles/ayolinx.toml")),
     ("aspi", include_str!("profiles/aspi.toml")),
 ];
 
@@ -72,6 +76,9 @@ pub struct Signing {
     /// How the body's SHA-256 is written inside the string to sign.
     #[serde(default)]
     pub body_hash: Encoding,
+    /// How the body's texts are escaped.
+    #[serde(default)]
+    pub escapes: Escapes,
     /// Whether a call needs a Bearer token even where the string to sign does not hold it.
     #[serde(default)]
     pub token: bool,
@@ -106,6 +113,17 @@ pub enum Encoding {
     Hex,
     /// Standard base64 with padding.
     Base64,
+}
+
+/// What JSON leaves open: which characters of a text are escaped though they need not be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Escapes {
+    /// None.
+    #[default]
+    None,
+    /// As PHP's `json_encode` does: `/`, and whatever is not ASCII. For a provider that hashes what it has encoded anew.
+    Php,
 }
 
 /// How X-TIMESTAMP is written.

@@ -6,13 +6,18 @@
 use super::{
     Operation,
     key::PrivateKey,
-    profile::{CommandField, Field, Placeholder, Profile, Repeat, SigningMode, Source, Template, TimestampForm},
+    profile::{
+        CommandField, Escapes, Field, Placeholder, Profile, Repeat, SigningMode, Source, Template, TimestampForm,
+    },
     sign,
 };
-use crate::command::CancelCommand;
+use crate::command::{Amount, CancelCommand, Members};
 use chrono::{DateTime, Utc};
 use secrecy::{ExposeSecret, SecretString};
-use serde::ser::{SerializeMap, Serializer};
+use serde::{
+    Serialize,
+    ser::{SerializeMap, Serializer},
+};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 
@@ -145,8 +150,11 @@ impl Partner {
         };
         let mut body = Vec::with_capacity(256);
         let mut json = serde_json::Serializer::new(&mut body);
-        write_fields(&mut json, fields, command).expect("texts can be written as JSON into memory");
-        body
+        Object { name: None, fields, command }.serialize(&mut json).expect("texts can be written as JSON into memory");
+        match (self.profile.signing.escapes, std::str::from_utf8(&body)) {
+            (Escapes::Php, Ok(text)) => sign::php_escaped(text).into_bytes(),
+            _ => body,
+        }
     }
 
     /// A cancel or a query of a command.
@@ -267,30 +275,54 @@ impl Values<'_> {
     }
 }
 
-fn write_fields<S: Serializer>(serializer: S, fields: &[Field], command: &CancelCommand) -> Result<S::Ok, S::Error> {
-    let mut map = serializer.serialize_map(None)?;
-    for field in fields {
-        match &field.source {
-            Source::Constant(value) => map.serialize_entry(&field.name, value)?,
-            Source::Command(CommandField::Amount) => {
-                if let Some(amount) = &command.amount {
-                    map.serialize_entry(&field.name, amount)?;
-                }
-            }
-            Source::Command(CommandField::AdditionalInfo) => {
-                if let Some(info) = &command.additional_info {
-                    map.serialize_entry(&field.name, info)?;
-                }
-            }
-            Source::Command(from) => {
-                if let Some(text) = command.text(*from) {
-                    map.serialize_entry(&field.name, text)?;
-                }
-            }
-        }
-    }
-    map.end()
+/// The body, or an object inside it: its fields that the command fills, in the profile's order. An object stands where the
+/// first of these is listed.
+struct Object<'a> {
+    name: Option<&'a str>,
+    fields: &'a [Field],
+    command: &'a CancelCommand,
 }
 
+/// What a field is filled with.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Filling<'a> {
+    Text(&'a str),
+    Amount(&'a Amount),
+    Members(&'a Members),
+}
+
+impl<'a> Object<'a> {
+    fn filling(&self, field: &'a Field) -> Option<Filling<'a>> {
+        match &field.source {
+            Source::Constant(value) => Some(Filling::Text(value)),
+            Source::Command(CommandField::Amount) => self.command.amount.as_ref().map(Filling::Amount),
+            Source::Command(CommandField::AdditionalInfo) => {
+                self.command.additional_info.as_ref().map(Filling::Members)
+            }
+            Source::Command(from) => self.command.text(*from).map(Filling::Text),
+        }
+    }
+}
+
+impl Serialize for Object<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let filled = self.fields.iter().filter_map(|field| Some((field.place(), self.filling(field)?)));
+        let mut map = serializer.serialize_map(None)?;
+        let mut written = Vec::new();
+        for ((object, name), filling) in filled {
+            if object == self.name {
+                map.serialize_entry(name, &filling)?;
+            } else if self.name.is_none() && !written.contains(&object) {
+                written.push(object);
+                map.serialize_entry(object.unwrap_or_default(), &Object { name: object, ..*self })?;
+            }
+        }
+        map.end()
+    }
+}
+
+#[cfg(test)]
+mod banks;
 #[cfg(test)]
 mod tests;

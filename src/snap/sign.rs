@@ -29,6 +29,26 @@ pub fn body_hash(body: &[u8], encoding: Encoding) -> String {
     encode(&Sha256::digest(body), encoding)
 }
 
+/// JSON with its texts escaped as PHP's `json_encode` does. What is escaped already stays.
+pub fn php_escaped(json: &str) -> String {
+    let mut out = String::with_capacity(json.len());
+    let mut chars = json.chars();
+    while let Some(c) = chars.next() {
+        match c {
+            '\\' => out.extend([Some(c), chars.next()].into_iter().flatten()),
+            '/' => out.push_str("\\/"),
+            c if c.is_ascii() => out.push(c),
+            c => push_escape(&mut out, c),
+        }
+    }
+    out
+}
+
+/// `\u…`, two of them beyond the basic plane.
+pub fn push_escape(out: &mut String, c: char) {
+    c.encode_utf16(&mut [0; 2]).iter().for_each(|unit| out.push_str(&format!("\\u{unit:04x}")));
+}
+
 /// What a token call signs.
 pub fn token_string(client_key: &str, timestamp: &str) -> String {
     format!("{client_key}|{timestamp}")

@@ -74,20 +74,20 @@ async fn faults_of_queries_cancel_nothing_and_tokens_really_end() {
     let mut rig = Rig::start(Options::default()).await;
     rig.client = client(Duration::from_millis(300));
     for (fault, ..) in FAULTS {
-        let request = rig.request("ifortepay-token", Operation::Query, fault).await;
-        rig.faults("ifortepay-token", &format!("{fault}=1")).await;
+        let request = rig.request("ifortepay-symmetric", Operation::Query, fault).await;
+        rig.faults("ifortepay-symmetric", &format!("{fault}=1")).await;
         drop(rig.client.send(request).await);
-        rig.faults("ifortepay-token", "none").await;
+        rig.faults("ifortepay-symmetric", "none").await;
     }
-    let partner = rig.partner("ifortepay-token");
-    let token = rig.token("ifortepay-token").await;
+    let partner = rig.partner("ifortepay-symmetric");
+    let token = rig.token("ifortepay-symmetric").await;
     let request = || {
-        let body = rig.body("ifortepay-token", Operation::Query, "R1");
+        let body = rig.body("ifortepay-symmetric", Operation::Query, "R1");
         partner.transaction(Operation::Query, body, &fresh_id(partner), token.as_ref(), Utc::now())
     };
-    rig.faults("ifortepay-token", "expired_token=1").await;
+    rig.faults("ifortepay-symmetric", "expired_token=1").await;
     assert_eq!(rig.code(request()).await, "4015101");
-    rig.faults("ifortepay-token", "none").await;
+    rig.faults("ifortepay-symmetric", "none").await;
     assert_eq!(rig.code(request()).await, "4015101", "the token is gone for good");
     // Where calls carry no token, none can be declared invalid.
     rig.faults("ifortepay", "expired_token=1").await;
@@ -99,7 +99,7 @@ async fn faults_of_queries_cancel_nothing_and_tokens_really_end() {
     assert_eq!(rig.code(rig.partner("bnc").token_request(Utc::now()).unwrap()).await, "2007300");
     tokio::time::sleep(Duration::from_millis(2100)).await;
     let picture = rig.control("GET", "", Value::Null).await;
-    assert_eq!(picture["accounts"]["ifortepay-token"]["transactions"], json!({ "pending": FAULTS.len() + 1 }));
+    assert_eq!(picture["accounts"]["ifortepay-symmetric"]["transactions"], json!({ "pending": FAULTS.len() + 1 }));
     assert_eq!(picture["accounts"]["ifortepay"]["injected"], json!({}));
 }
 

@@ -8,7 +8,7 @@ use qris_cancel_worker::{
         Operation, Reply, SendError,
         client::{Client, Options as ClientOptions},
         key::PrivateKey,
-        profile::{BUILT_IN, Profile, SigningMode, UrlPath},
+        profile::{BUILT_IN, CommandField, Placeholder, Profile, SigningMode, UrlPath},
         request::{Ids, MerchantDefaults, Partner, Route, SignedRequest},
     },
 };
@@ -17,14 +17,20 @@ use serde_json::{Value, json};
 use std::{sync::Arc, time::Duration};
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
 
-/// Account, profile, signing mode.
-pub const ACCOUNTS: [(&str, &str, SigningMode); 5] = [
-    ("ifortepay", "ifortepay", SigningMode::Asymmetric),
-    ("ifortepay-token", "ifortepay", SigningMode::Symmetric),
-    ("bnc", "bnc", SigningMode::Asymmetric),
-    ("aspi", "aspi", SigningMode::Symmetric),
-    ("own", "own", SigningMode::Symmetric),
-];
+/// Account, profile, signing mode: each built-in profile in each of its modes, and one of our own. An account is named by its
+/// profile, and in any mode but the first by that, too.
+pub fn accounts() -> Vec<(String, &'static str, SigningMode)> {
+    let of_profile = |(profile, text): (&'static str, &str)| {
+        let modes = Profile::read(profile, text).unwrap().signing.modes;
+        let name = move |at, mode: SigningMode| match at {
+            0 => profile.to_owned(),
+            _ => format!("{profile}-{}", mode.name()),
+        };
+        modes.into_iter().enumerate().map(move |(at, mode)| (name(at, mode), profile, mode)).collect::<Vec<_>>()
+    };
+    let own = ("own".to_owned(), "own", SigningMode::Symmetric);
+    BUILT_IN.into_iter().flat_map(of_profile).chain([own]).collect()
+}
 
 /// The standard's profile in another dialect.
 fn own_profile() -> String {
@@ -61,7 +67,7 @@ pub fn partner(account: &str, profile: &str, mode: SigningMode, base: &str) -> P
     let (cancel, query) = (&profile.cancel, profile.query.as_ref().unwrap());
     let text = |path: &Option<UrlPath>| path.as_ref().map(|p| p.as_str().to_owned());
     let key = PrivateKey::read(include_bytes!("../vectors/midtrans-public-sample-key.pem")).unwrap();
-    let merchant_id = (!profile.name.starts_with("ifortepay")).then(|| "000123456789".into());
+    let merchant_id = profile.cancel_field(CommandField::MerchantId).map(|_| "000123456789".into());
     Partner {
         mode,
         base_url: format!("{base}/{account}"),
@@ -97,10 +103,11 @@ impl Rig {
     pub async fn start(options: Options) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
-        let make = |(name, profile, mode): (&str, &str, SigningMode)| {
-            (name.to_owned(), Arc::new(partner(name, profile, mode, &base)))
+        let make = |(name, profile, mode): (String, &str, SigningMode)| {
+            let partner = partner(&name, profile, mode, &base);
+            (name, Arc::new(partner))
         };
-        let partners: Vec<_> = ACCOUNTS.into_iter().map(make).collect();
+        let partners: Vec<_> = accounts().into_iter().map(make).collect();
         let (stop, stopped) = oneshot::channel::<()>();
         let served = tokio::spawn(sandbox::serve(listener, partners.clone(), options, async { drop(stopped.await) }));
         Self { base, partners, client: client(Duration::from_secs(20)), stop, served }
@@ -182,6 +189,12 @@ pub fn code_of(reply: &Reply) -> String {
     let code = json_of(reply)["responseCode"].as_str().unwrap().to_owned();
     assert_eq!(code[..3], reply.http_status.to_string());
     code
+}
+
+/// The header that holds this value of the account, if calls have one.
+pub fn header_of(partner: &Partner, held: Placeholder) -> Option<&str> {
+    let mut headers = partner.profile.headers.iter();
+    headers.find(|(_, template)| template.placeholders().any(|p| p == held)).map(|(name, _)| name.as_str())
 }
 
 pub fn header<'a>(request: &'a mut SignedRequest, name: &str) -> &'a mut SecretString {

@@ -35,9 +35,13 @@ pub const VARIATIONS: &[Variation] = &[
     of("a space after each comma and colon of the body, as Python writes it", |parts, _| {
         rewrite(parts, |value| spaced(&value));
     }),
-    of("the slashes of the body escaped, as PHP writes them", |parts, _| {
-        edit(parts, |body| body.replace('/', "\\/"));
-    }),
+    mend(
+        "the slashes of the body escaped, as PHP writes them",
+        "escapes = \"php\" in the profile's [signing]",
+        |parts, _| {
+            edit(parts, |body| body.replace('/', "\\/"));
+        },
+    ),
     of("what is not ASCII in the body escaped as \\u…", |parts, _| edit(parts, escaped)),
     of("a new line at the end of the body", |parts, _| parts.body.push(b'\n')),
     of("an empty body", |parts, _| parts.body.clear()),
@@ -231,7 +235,7 @@ fn escaped(text: &str) -> String {
         if c.is_ascii() {
             out.push(c);
         } else {
-            c.encode_utf16(&mut [0; 2]).iter().for_each(|unit| out.push_str(&format!("\\u{unit:04x}")));
+            sign::push_escape(&mut out, c);
         }
     }
     out

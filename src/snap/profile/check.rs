@@ -59,8 +59,12 @@ fn headers(profile: &Profile) -> Result<(), Mistake> {
 fn fields(profile: &Profile) -> Result<(), Mistake> {
     let once = |section, fields: &[Field]| {
         let again = |(at, field): &(usize, &Field)| fields[..*at].iter().any(|earlier| earlier.name == field.name);
-        match fields.iter().enumerate().find(again) {
-            Some((_, field)) => Err((section, format!("{} is listed twice", field.name))),
+        if let Some((_, field)) = fields.iter().enumerate().find(again) {
+            return Err((section, format!("{} is listed twice", field.name)));
+        }
+        let is_whole = |object| fields.iter().any(|field| field.name == object);
+        match fields.iter().find(|field| field.place().0.is_some_and(is_whole)) {
+            Some(field) => Err((section, format!("{} stands in an object that is a field itself", field.name))),
             None => Ok(()),
         }
     };

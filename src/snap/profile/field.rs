@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, try_from = "RawField")]
 pub struct Field {
-    /// Its name in the body.
+    /// Its name in the body; `additionalInfo.contractId` is a field inside an object.
     pub name: String,
     pub source: Source,
     pub required: bool,
@@ -15,6 +15,16 @@ pub struct Field {
     pub max: usize,
     /// Entries of the object that are always sent with these values.
     pub constants: BTreeMap<String, String>,
+}
+
+impl Field {
+    /// The object that it stands in, if it does, and its name there.
+    pub fn place(&self) -> (Option<&str>, &str) {
+        match self.name.split_once('.') {
+            Some((object, name)) => (Some(object), name),
+            None => (None, &self.name),
+        }
+    }
 }
 
 /// Where a body field's value comes from.
@@ -90,6 +100,10 @@ impl TryFrom<RawField> for Field {
         let name = &raw.name;
         if name.is_empty() {
             return Err("a field's name is empty".into());
+        }
+        let parts: Vec<_> = name.split('.').collect();
+        if parts.len() > 2 || parts.contains(&"") {
+            return Err(format!("{name}: a field inside an object is written object.field, one level deep"));
         }
         let own_name = || CommandField::ALL.into_iter().find(|field| field.name() == name);
         let source = match (raw.from, raw.value) {

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use serde_json::Value;
 use std::{collections::BTreeSet, path::Path};
 
-fn at(time: &str) -> DateTime<Utc> {
+pub fn at(time: &str) -> DateTime<Utc> {
     DateTime::parse_from_rfc3339(time).unwrap().to_utc()
 }
 
@@ -18,7 +18,7 @@ fn vector(name: &str) -> Value {
 }
 
 /// A partner with a value for everything.
-fn partner(profile: &str, mode: SigningMode) -> Partner {
+pub fn partner(profile: &str, mode: SigningMode) -> Partner {
     let profile = Profile::find(profile, Path::new("")).unwrap();
     let route = |path: &str| Route { path: path.into(), signed_path: path.into() };
     Partner {
@@ -40,16 +40,16 @@ fn partner(profile: &str, mode: SigningMode) -> Partner {
     }
 }
 
-fn command(partner: &Partner, json: &str) -> CancelCommand {
+pub fn command(partner: &Partner, json: &str) -> CancelCommand {
     let terms = Terms { profile: &partner.profile, defaults: &partner.merchant };
     CancelCommand::read(json.as_bytes(), Hints::default(), terms).unwrap_or_else(|e| panic!("{:?}", e.violations))
 }
 
-fn headers(request: &SignedRequest) -> Vec<(&str, &str)> {
+pub fn headers(request: &SignedRequest) -> Vec<(&str, &str)> {
     request.headers.iter().map(|(name, value)| (name.as_str(), value.expose_secret())).collect()
 }
 
-fn text(bytes: &[u8]) -> &str {
+pub fn text(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).unwrap()
 }
 
