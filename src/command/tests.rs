@@ -613,7 +613,7 @@ proptest! {
             content_encoding: content_encoding.as_deref(),
             message_id: message_id.as_deref(),
         };
-        for name in ["ifortepay", "bnc", "aspi"] {
+        for (name, _) in BUILT_IN {
             match read_as(name, &MerchantDefaults::default(), &bytes, hints) {
                 Ok(command) => {
                     prop_assert!((1..=128).contains(&command.job_id.len()));

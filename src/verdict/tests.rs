@@ -313,13 +313,25 @@ fn ifortepay_says_with_4037701_that_it_cannot_cancel_this_kind_of_qr() {
     let refused = Verdict::Refused { cause: Cause::NotCancelableByProvider, malformed: false };
     let body = coded("4037701");
     assert_eq!(cancel_with(profile("ifortepay"), 403, body.as_bytes()), refused);
-    for other in ["bnc", "aspi"] {
+    for (other, _) in BUILT_IN.iter().filter(|(name, _)| *name != "ifortepay") {
         let verdict = cancel_with(profile(other), 403, body.as_bytes());
         assert_eq!(verdict, Verdict::Misconfigured { merchant: false }, "{other}");
     }
     // Only with its own HTTP status, and only of a cancel.
     assert_eq!(cancel_with(profile("ifortepay"), 200, body.as_bytes()), Verdict::Unknown);
     assert_eq!(query(403, coded("4035101")), Verdict::Misconfigured { merchant: false });
+}
+
+#[test]
+fn midtrans_may_say_with_4037715_that_it_is_paid() {
+    let body = coded("4037715");
+    for (name, _) in BUILT_IN {
+        let expected = match name {
+            "midtrans" => Verdict::Verify,
+            _ => Verdict::Refused { cause: Cause::ResponseCode, malformed: false },
+        };
+        assert_eq!(cancel_with(profile(name), 403, body.as_bytes()), expected, "{name}");
+    }
 }
 
 #[test]

@@ -95,6 +95,8 @@ pub struct Rig {
     pub base: String,
     pub partners: Vec<(String, Arc<Partner>)>,
     pub client: Client,
+    /// For the sandbox's own pages.
+    http: reqwest::Client,
     pub stop: oneshot::Sender<()>,
     pub served: JoinHandle<std::io::Result<()>>,
 }
@@ -110,7 +112,7 @@ impl Rig {
         let partners: Vec<_> = accounts().into_iter().map(make).collect();
         let (stop, stopped) = oneshot::channel::<()>();
         let served = tokio::spawn(sandbox::serve(listener, partners.clone(), options, async { drop(stopped.await) }));
-        Self { base, partners, client: client(Duration::from_secs(20)), stop, served }
+        Self { base, partners, client: client(Duration::from_secs(20)), http: reqwest::Client::new(), stop, served }
     }
 
     pub fn partner(&self, account: &str) -> &Partner {
@@ -159,7 +161,7 @@ impl Rig {
 
     pub async fn control(&self, method: &str, path: &str, body: Value) -> Value {
         let method = reqwest::Method::from_bytes(method.as_bytes()).unwrap();
-        let request = reqwest::Client::new().request(method, format!("{}/_sandbox{path}", self.base));
+        let request = self.http.request(method, format!("{}/_sandbox{path}", self.base));
         let response = request.body(body.to_string()).send().await.unwrap();
         serde_json::from_slice(&response.bytes().await.unwrap()).unwrap()
     }

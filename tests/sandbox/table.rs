@@ -167,6 +167,19 @@ async fn every_profile_is_answered_as_the_table_says() {
 }
 
 #[tokio::test]
+async fn where_php_hashes_what_is_not_escaped_as_it_does_has_another_signature() {
+    let rig = Rig::start(Options::default()).await;
+    let body = |reason: &str| {
+        let (text, marks) = (rig.body("ayolinx", Operation::Cancel, "R1"), "changed my mind");
+        String::from_utf8(text).unwrap().replace(marks, reason).into_bytes()
+    };
+    for (reason, expected) in [("1/2", "4017700"), ("é", "4017700"), (r"1\/2 \u00e9", "2007700")] {
+        let request = rig.with_body("ayolinx", Operation::Cancel, body(reason)).await;
+        assert_eq!(rig.code(request).await, expected, "{reason}");
+    }
+}
+
+#[tokio::test]
 async fn every_profile_reads_the_state_of_a_transaction_out_of_a_query() {
     let rig = Rig::start(Options::default()).await;
     for (account, ..) in accounts() {
