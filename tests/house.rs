@@ -6,7 +6,10 @@ use qris_cancel_worker::{
     outcome::Cause,
     retry::{CallRecord, Progress},
     settings::Settings,
-    snap::Operation,
+    snap::{
+        Operation,
+        profile::{BUILT_IN, Profile, Source},
+    },
 };
 use serde_json::Value;
 use std::{
@@ -182,6 +185,34 @@ fn every_test_that_the_readme_names_exists() {
     let all: String = files.iter().map(|path| std::fs::read_to_string(path).unwrap()).collect();
     for name in named {
         assert!(all.contains(&format!("fn {name}(")), "the README names a test {name} that is not there");
+    }
+}
+
+/// The names in backquotes of a table's cell, without remarks in brackets.
+fn names_in(cell: &str) -> BTreeSet<&str> {
+    let plain = cell.split('(').map(|part| part.rsplit(')').next().unwrap());
+    plain.flat_map(|part| part.split('`').skip(1).step_by(2)).collect()
+}
+
+#[test]
+fn the_documents_list_every_provider_and_the_readme_its_fields() {
+    let (readme, providers) = (read("README.md"), read("docs/PROVIDERS.md"));
+    for (name, text) in BUILT_IN {
+        let listed = format!("\n| [`{name}`](../src/snap/profiles/{name}.toml) |");
+        assert!(providers.contains(&listed), "docs/PROVIDERS.md has no row for {name}");
+        let row = readme.lines().find(|line| line.starts_with(&format!("| `{name}` |")));
+        let row = row.unwrap_or_else(|| panic!("the README has no row for {name}"));
+        let [_, _, required, optional, _] = row.split('|').collect::<Vec<_>>()[..] else { panic!("{row}") };
+        let (mut must, mut may) = (BTreeSet::new(), BTreeSet::new());
+        for field in &Profile::read(name, text).unwrap().cancel.fields {
+            let Source::Command(from) = field.source else { continue };
+            let set = if field.required && field.constants.is_empty() { &mut must } else { &mut may };
+            set.insert(from.name());
+        }
+        if required.contains("one of the references") {
+            may.retain(|field| !["originalReferenceNo", "originalPartnerReferenceNo"].contains(field));
+        }
+        assert_eq!((names_in(required), names_in(optional)), (must, may), "{name}");
     }
 }
 

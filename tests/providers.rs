@@ -77,7 +77,8 @@ async fn every_bank_cancels_what_waits_and_tells_of_what_is_paid() {
     banks.push("contoh");
     let settings = place.settings();
     let mut names = settings.account_names();
-    (banks.sort_unstable(), names.sort_unstable());
+    banks.sort_unstable();
+    names.sort_unstable();
     assert_eq!(names, banks, "the sample and the page show an account for each");
     let _worker = place.worker().await;
     let client = place.client().await;
