@@ -81,6 +81,12 @@ async fn every_bank_cancels_what_waits_and_tells_of_what_is_paid() {
     names.sort_unstable();
     assert_eq!(names, banks, "the sample and the page show an account for each");
     let _worker = place.worker().await;
+    let mut check = place.command(&["check", "--connect"]);
+    let checked = tokio::task::spawn_blocking(move || check.output().unwrap()).await.unwrap();
+    let said = String::from_utf8_lossy(&checked.stdout);
+    for bank in &banks {
+        assert!(said.contains(&format!("ok {bank}: its keys are accepted")), "{bank}: {said}");
+    }
     let client = place.client().await;
     let mut events = client.collect().await;
     for bank in &banks {
