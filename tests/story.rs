@@ -291,6 +291,7 @@ async fn a_refusal_after_a_retry_may_be_the_echo_of_a_twins_success() {
     ] {
         let mut story = Story::new();
         story.attempt([code("4297700")]).await.unwrap();
+        assert_eq!(story.journal(), "cancel, retry");
         story.comes_back();
         assert_eq!(story.attempt([code(REFUSED), said]).await, Ok(ending));
         if let Finished(_) = ending {
