@@ -20,6 +20,9 @@ use secrecy::ExposeSecret;
 use std::fmt;
 
 #[derive(Args)]
+#[command(after_help = "Examples:
+  qris-cancel-worker check --config worker.toml             what the worker would do with these settings
+  qris-cancel-worker check --config worker.toml --connect   and whether broker, token endpoint and provider answer")]
 pub struct Arguments {
     /// Reach the broker and every provider, too: permissions, TLS, clock, token, and whether the keys are accepted, which a
     /// query of a transaction that does not exist tells. No cancel is sent and no message is published.

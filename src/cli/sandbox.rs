@@ -11,6 +11,10 @@ use clap::{Args, ValueEnum};
 use std::{net::SocketAddr, path::Path, time::Duration};
 
 #[derive(Args)]
+#[command(after_help = "Examples:
+  qris-cancel-worker sandbox --config worker.toml                plays the providers of these accounts
+  qris-cancel-worker sandbox --config worker.toml --faults 0.2   a fifth of the calls goes wrong, in every way there is
+  qris-cancel-worker sandbox --config worker.toml --faults hang=0.05,500=0.1 --latency-ms 80")]
 pub struct Arguments {
     /// Where to listen. An account's base_url is then http://THIS/NAME.
     #[arg(long, default_value = "127.0.0.1:8077")]

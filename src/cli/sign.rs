@@ -25,6 +25,10 @@ use std::{fmt::Write, io::Read, path::Path, sync::Arc};
 const NO_TOKEN: &str = "<token>";
 
 #[derive(Args)]
+#[command(after_help = "Examples:
+  qris-cancel-worker sign --account bnc --reference R-1          URL, body, hash, string to sign, signature, headers
+  qris-cancel-worker sign --account bnc command.json --curl      the same of a command as it is published, and the call
+  qris-cancel-worker sign --account bnc command.json --timestamp 2026-11-21T10:00:00+07:00 --expect SIGNATURE")]
 pub struct Arguments {
     /// The account.
     #[arg(long)]

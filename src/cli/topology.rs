@@ -11,6 +11,10 @@ use crate::{
 use clap::{Args, Subcommand, ValueEnum};
 
 #[derive(Args)]
+#[command(after_help = "Examples:
+  qris-cancel-worker topology declare                         make what is missing
+  qris-cancel-worker topology verify                          say what is missing or differs
+  qris-cancel-worker topology show --format definitions >definitions.json    for rabbitmqctl import_definitions")]
 pub struct Arguments {
     #[command(subcommand)]
     action: Action,

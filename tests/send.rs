@@ -1,0 +1,123 @@
+//! `send` and `watch`, as people and scripts use them: the real binary, with a real broker and worker.
+
+mod support;
+
+use qris_cancel_worker::sandbox;
+use serde_json::{Value, json};
+use std::{
+    io::Write,
+    process::{Command, Stdio},
+};
+use support::*;
+
+const JOBS: usize = 1_000;
+
+async fn place() -> Place {
+    Place::new(Broker::shared(), sandbox::Options::default()).await
+}
+
+/// Runs a command with these lines on its standard input.
+async fn fed(mut command: Command, lines: String) -> Ran {
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(lines.as_bytes()).unwrap();
+    std::io::Seek::rewind(&mut file).unwrap();
+    command.stdin(Stdio::from(file));
+    run(command).await
+}
+
+fn lines(commands: impl Iterator<Item = Value>) -> String {
+    commands.map(|command| format!("{command}\n")).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_commands_are_sent_and_summed_up_and_the_exit_code_can_be_relied_on() {
+    let place = place().await;
+    let worker = place.worker().await;
+    let commands = |kind: &str| {
+        let all: Vec<_> = (0..JOBS).map(|at| command(&format!("{kind}-{at}"), &format!("R-{kind}-{at}"))).collect();
+        all.into_iter()
+    };
+    let well = ["send", "--stdin", "--account", "bnc", "--wait", "--timeout-s", "300"];
+    let ran = fed(place.command(&well), lines(commands("well"))).await;
+    assert_eq!(ran.code, 0, "{}", ran.said);
+    assert!(ran.said.contains(&format!("{JOBS} commands confirmed by the broker in ")), "{}", ran.said);
+    let last = ran.out.lines().last().unwrap();
+    assert!(
+        last.starts_with(&format!("{JOBS} commands in, {JOBS} outcomes out in ")) && last.ends_with("/s)"),
+        "{last}"
+    );
+    assert!(ran.out.contains(&format!("[{JOBS}/{JOBS}] ")));
+    let row = ran.out.lines().find(|line| line.starts_with("canceled")).unwrap();
+    assert_eq!(row.split_whitespace().collect::<Vec<_>>(), ["canceled", "canceled", &JOBS.to_string()]);
+    assert!(!ran.out.contains('\u{1b}'), "colour where no person reads");
+
+    // One that does not end well, among others, whose accounts stand in their lines.
+    let faulty = json!({ "account": "ifortepay", "jobId": "faulty", "originalReferenceNo": "R", "reasn": "typo" });
+    let good = json!({ "account": "bnc", "jobId": "good", "originalReferenceNo": "R", "reason": "x" });
+    let ran = fed(place.command(&["send", "--stdin", "--wait", "--json"]), lines([faulty, good].into_iter())).await;
+    assert_eq!(ran.code, 1, "{}", ran.said);
+    assert!(ran.said.contains("1 command ended as neither canceled, paid nor closed"), "{}", ran.said);
+    let mut jobs: Vec<_> =
+        ran.out.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["subject"].clone()).collect();
+    jobs.sort_by_key(ToString::to_string);
+    assert_eq!(jobs, ["faulty", "good"], "the events and nothing else");
+
+    // Nobody is there to end it.
+    drop(worker);
+    let late = place.command(&["send", "--account", "bnc", "--reference", "R-late", "--wait", "--timeout-s", "1"]);
+    let ran = run(late).await;
+    assert_eq!((ran.code, ran.said.contains("no result within 1 s for 1 command")), (75, true), "{}", ran.said);
+
+    let wrong = fed(place.command(&["send", "--stdin", "--account", "bnc"]), "{\"jobId\":\"a\"}\n[]\n".into()).await;
+    assert!(wrong.code == 64 && wrong.said.contains("line 2"), "{}", wrong.said);
+    let mistyped = place.command(&["send", "--account", "bcn", "--reference", "R-1"]);
+    let ran = run(mistyped).await;
+    assert!(ran.said.contains("did you mean \"bnc\"?"), "{}", ran.said);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn colour_is_for_a_person_at_a_terminal() {
+    let place = place().await;
+    let _worker = place.worker().await;
+    let sent = run(place.command(&["send", "--account", "bnc", "--reference", "R-1", "--wait"])).await;
+    assert_eq!(sent.code, 0, "{}", sent.said);
+    let watching = ["watch", "--since", "1h", "--count", "1"];
+    let on_a_terminal = |variable: (&str, &str)| {
+        let plain = place.command(&watching);
+        let line: Vec<_> =
+            [plain.get_program()].into_iter().chain(plain.get_args()).map(|part| part.to_str().unwrap()).collect();
+        // script(1), of Debian's essential packages, is a terminal.
+        let mut terminal = Command::new("script");
+        terminal
+            .args(["-qec", &line.join(" "), "/dev/null"])
+            .stdin(Stdio::null())
+            .env("TERM", "xterm")
+            .env_remove("NO_COLOR");
+        terminal.envs(plain.get_envs().map(|(name, value)| (name, value.unwrap())));
+        terminal.env(variable.0, variable.1);
+        run(terminal)
+    };
+    let coloured = on_a_terminal(("A", "1")).await.out;
+    assert!(coloured.contains("\u{1b}[32mcanceled"), "{coloured:?}");
+    let plain = on_a_terminal(("NO_COLOR", "1")).await.out;
+    assert!(plain.contains("canceled") && !plain.contains('\u{1b}'), "{plain:?}");
+    let piped = run(place.command(&watching)).await.out;
+    assert!(piped.contains("canceled") && !piped.contains('\u{1b}'), "{piped:?}");
+}
+
+#[tokio::test]
+async fn a_shell_learns_the_commands_and_a_slip_is_named() {
+    let place = place().await;
+    for shell in ["bash", "zsh", "fish"] {
+        let ran = run(place.command(&["completions", shell])).await;
+        assert!(ran.code == 0 && ran.out.contains("parked") && ran.out.contains("not-after"), "{shell}");
+    }
+    let slip = run(place.command(&["watch", "--outcome", "unresolvd"])).await;
+    assert!(slip.code == 64 && slip.said.contains("'unresolved'"), "{}", slip.said);
+    let slip = run(place.command(&["parkd", "list"])).await;
+    assert!(slip.code == 64 && slip.said.contains("'parked'"), "{}", slip.said);
+    for command in ["send", "watch", "parked", "sign", "check", "sandbox", "topology"] {
+        let help = run(place.command(&[command, "--help"])).await;
+        assert!(help.code == 0 && help.out.contains("Examples:"), "{command} has no examples in its help");
+    }
+}
