@@ -13,7 +13,7 @@ use crate::{
     shutdown::Stop,
     snap::{
         Operation, SendError,
-        client::Client,
+        client::{self, Client},
         request::Partner,
         token::{NoToken, Tokens},
     },
@@ -26,7 +26,7 @@ use pace::Pace;
 use secrecy::SecretString;
 use std::{
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, PoisonError, RwLock,
         atomic::{AtomicBool, AtomicI64, Ordering},
     },
     time::Duration,
@@ -47,7 +47,7 @@ pub struct Account {
     pub gate: Arc<Gate>,
     /// When the provider last took a call of ours as rightly ours, in milliseconds.
     pub accepted_at: Arc<AtomicI64>,
-    client: Client,
+    line: RwLock<Arc<Line>>,
     tokens: Tokens,
     claims: Arc<Claims>,
     pace: Option<Pace>,
@@ -56,6 +56,20 @@ pub struct Account {
     doubted: AtomicBool,
     pub metrics: Arc<metrics::Provider>,
     stop: Stop,
+}
+
+/// What a call is signed and sent with. A call that has begun keeps its own when another takes its place.
+struct Line {
+    partner: Arc<Partner>,
+    options: client::Options,
+    client: Client,
+}
+
+impl Line {
+    fn new(settings: &settings::Account) -> Result<Arc<Self>, String> {
+        let (partner, options) = (settings.partner.clone(), settings.client.clone());
+        Ok(Arc::new(Self { partner, client: Client::new(&options)?, options }))
+    }
 }
 
 /// Which of the breaker's times a visit belongs to.
@@ -75,7 +89,7 @@ impl Account {
     /// When its HTTP client cannot be set up, or there are no metrics for it.
     pub fn new(settings: Arc<settings::Account>, metrics: &Metrics, stop: Stop) -> Result<Self, String> {
         Ok(Self {
-            client: Client::new(&settings.client)?,
+            line: RwLock::new(Line::new(&settings)?),
             gate: Arc::new(Gate::new(settings.at_once(), settings.breaker, settings.state)),
             accepted_at: Arc::default(),
             tokens: Tokens::default(),
@@ -93,8 +107,24 @@ impl Account {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn partner(&self) -> &Partner {
-        &self.settings.partner
+    fn line(&self) -> Arc<Line> {
+        self.line.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Signs and sends with these keys and certificates from the next call on, if they are others. The token goes, as it was another key's.
+    ///
+    /// # Errors
+    /// When its HTTP client cannot be set up.
+    pub async fn renew(&self, settings: &settings::Account) -> Result<(), String> {
+        let now = self.line();
+        if now.partner.has_the_keys_of(&settings.partner) && now.options.goes_the_way_of(&settings.client) {
+            return Ok(());
+        }
+        let line = Line::new(settings)?;
+        *self.line.write().unwrap_or_else(PoisonError::into_inner) = line;
+        self.tokens.drop_all().await;
+        info!(account = self.settings.name, "signs and sends with new keys from now on");
+        Ok(())
     }
 
     /// Waits for the turn of a request, and says what time it is then.
@@ -161,9 +191,11 @@ impl Gateway for Arc<Account> {
         if self.stop.now.is_cancelled() {
             return sent;
         }
-        if self.partner().needs_token() {
+        let line = self.line();
+        let Line { partner, client, .. } = &*line;
+        if partner.needs_token() {
             let fetched = tokio::select! {
-                fetched = self.tokens.get(self.partner(), &self.client, || self.turn()) => fetched,
+                fetched = self.tokens.get(partner, client, || self.turn()) => fetched,
                 () = self.stop.now.cancelled() => return sent,
             };
             match fetched {
@@ -181,12 +213,12 @@ impl Gateway for Arc<Account> {
         if not_after.is_some_and(|limit| sent.at > limit) {
             return Sent { result: Err(SendError::TooLate), ..sent };
         }
-        let mut request = self.partner().transaction(operation, body, external_id, sent.token.as_ref(), sent.at);
-        sent.span = self.client.trace(&mut request);
+        let mut request = partner.transaction(operation, body, external_id, sent.token.as_ref(), sent.at);
+        sent.span = client.trace(&mut request);
         sent.span.set("qris_cancel.external_id", external_id.to_owned());
         let begun = Instant::now();
         sent.result = tokio::select! {
-            result = self.client.send(request) => result,
+            result = client.send(request) => result,
             () = self.stop.now.cancelled() => Err(SendError::Interrupted),
         };
         sent.duration = begun.elapsed();

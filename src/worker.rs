@@ -5,18 +5,19 @@ use crate::{
     amqp::Standing,
     metrics::Metrics,
     pipeline::World,
-    settings::{Settings, State},
+    settings::{Amqp, Settings, State},
     shutdown::Stop,
     traces::Traces,
 };
-use std::sync::Arc;
-use tracing::{info, warn};
+use std::sync::{Arc, PoisonError, RwLock};
+use tracing::{error, info, warn};
 
 /// Strays need little: they are looked at, told of and parked.
 const STRAYS_AT_ONCE: u16 = 16;
 
 pub struct Worker {
     pub settings: Settings,
+    login: RwLock<Amqp>,
     pub accounts: Vec<Arc<Account>>,
     /// The gate of the queue of strays.
     pub strays: Arc<Gate>,
@@ -39,7 +40,8 @@ impl Worker {
         }
         let strays = Arc::new(Gate::open(STRAYS_AT_ONCE));
         let traces = Traces::start(settings.traces.as_ref())?;
-        Ok(Self { settings, accounts, strays, broker: Standing::default(), metrics, traces, stop })
+        let login = RwLock::new(settings.amqp.clone());
+        Ok(Self { settings, login, accounts, strays, broker: Standing::default(), metrics, traces, stop })
     }
 
     /// Why it does not do what it should, if so.
@@ -62,9 +64,10 @@ impl Worker {
         lacks
     }
 
-    /// Takes over from new settings what can change while the worker runs, which is what accounts are paused, and says what
-    /// else has changed.
-    pub fn renew(&self, new: &Settings) {
+    /// Takes over from new settings what can change while the worker runs, and says what else has changed. What accounts are
+    /// paused changes in any case; what stands in the files that the settings name (keys, secrets, certificates, the broker's
+    /// address) only where the settings themselves are the same, as otherwise new keys could meet old ids.
+    pub async fn renew(&self, new: &Settings) {
         self.metrics.process.settings_loaded(RealWorld.now());
         let mut later = Vec::new();
         for account in &self.accounts {
@@ -74,13 +77,12 @@ impl Worker {
                 continue;
             };
             account.gate.pause(new.state == State::Paused);
-            if !account.settings.partner.has_the_keys_of(&new.partner) {
-                later.push(format!("{name} has other keys"));
-            }
         }
         let is_known = |name: &String| self.accounts.iter().any(|account| account.settings.name == *name);
         later.extend(new.account_names().iter().filter(|name| !is_known(name)).map(|name| format!("{name} is new")));
-        if later.is_empty() && new.apart_from_states != self.settings.apart_from_states {
+        if new.apart_from_states == self.settings.apart_from_states {
+            self.renew_secrets(new).await;
+        } else if later.is_empty() {
             later.push("other settings have changed".to_owned());
         }
         if !later.is_empty() {
@@ -89,6 +91,20 @@ impl Worker {
         let paused = self.accounts.iter().filter(|account| account.gate.view().paused);
         let paused: Vec<_> = paused.map(|account| account.settings.name.as_str()).collect();
         info!(paused = paused.join(", "), "the settings were read anew");
+    }
+
+    async fn renew_secrets(&self, new: &Settings) {
+        *self.login.write().unwrap_or_else(PoisonError::into_inner) = new.amqp.clone();
+        for (account, new) in self.accounts.iter().zip(&new.accounts) {
+            if let Err(error) = account.renew(new).await {
+                error!(account = new.name, error, "its new keys cannot be used; the old ones hold");
+            }
+        }
+    }
+
+    /// How the broker is reached from now on.
+    pub fn login(&self) -> Amqp {
+        self.login.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Whether the broker takes messages: without that, no command is begun, because nothing could be told of it.

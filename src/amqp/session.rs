@@ -74,7 +74,7 @@ pub(super) fn pauses() -> ExponentialBackoff {
 
 /// Connects, and counts it.
 pub(super) async fn connect(worker: &Worker, purpose: &str) -> Result<Connection, AmqpError> {
-    let connected = super::connect(&worker.settings.amqp, purpose).await;
+    let connected = super::connect(&worker.login(), purpose).await;
     worker.metrics.broker.connected(connected.is_ok());
     connected
 }

@@ -49,7 +49,7 @@ pub async fn run(path: &Path) -> Result<(), Failure> {
     tokio::spawn(async move {
         while hang_ups.recv().await.is_some() {
             match Settings::load(&path) {
-                Ok(settings) => renewed.renew(&settings),
+                Ok(settings) => renewed.renew(&settings).await,
                 Err(mistakes) => error!(%mistakes, "the settings cannot be read anew; the old ones hold"),
             }
         }

@@ -62,6 +62,18 @@ impl Default for Options {
     }
 }
 
+impl Options {
+    /// Whether the other goes the same way: by the same proxy, with the same certificates.
+    pub fn goes_the_way_of(&self, other: &Self) -> bool {
+        let way = |options: &Self| {
+            let shown = |secret: &SecretString| secret.expose_secret().to_owned();
+            let identity = options.identity.as_ref().map(|(chain, key)| (chain.clone(), shown(key)));
+            (options.proxy.as_ref().map(shown), options.ca.clone(), identity)
+        };
+        way(self) == way(other)
+    }
+}
+
 /// The oldest TLS version that is spoken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, serde::Deserialize)]
 pub enum MinTls {
