@@ -1,5 +1,5 @@
 # Everything that is needed is set up by the target that needs it.
-.PHONY: build demo test test-rabbitmq4 test-grafana dashboards faults check fuzz soak
+.PHONY: build package demo test test-rabbitmq4 test-grafana dashboards faults check fuzz soak
 
 build:
 	cargo build --release --locked
@@ -22,6 +22,10 @@ test-grafana:
 	@scripts/rabbitmq ensure
 	@scripts/prometheus ensure
 	cargo test --locked --test grafana
+
+# A Debian package, with a systemd unit: target/debian/qris-cancel-worker_VERSION_ARCH.deb.
+package: build
+	scripts/package
 
 # Writes the dashboards anew from dashboards/panels and docs/RUNBOOK.md.
 dashboards:

@@ -46,9 +46,10 @@ pub mod account;
 pub mod amqp;
 pub mod breaker;
 pub mod worker;
-// What surrounds it: settings, numbers, pages for operators, log, traces, stop.
+// What surrounds it: settings, numbers, pages for operators, log, traces, service manager, stop.
 pub mod admin;
 pub mod metrics;
+pub mod service;
 pub mod settings;
 pub mod shutdown;
 pub mod telemetry;

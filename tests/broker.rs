@@ -632,6 +632,11 @@ async fn the_documented_permissions_are_enough_and_no_more_is_asked_for() {
     }
     let expected = json!({ "allowed": "canceled", "faulty": "invalid", "retried": "canceled", "stray": "invalid" });
     assert_eq!(json!(outcomes), expected);
+    let mut replay = place.command(&["parked", "replay", "--job", "faulty"]);
+    replay.env("AMQP_URL", of("operator"));
+    let replayed = run(replay).await;
+    assert_eq!((replayed.code, replayed.said.as_str()), (0, "1 command replayed\n"));
+    until("its event comes", SOON, || Box::pin(async { reader.depth(&queue).await == 1 })).await;
     // A publisher may not reach past the commands exchange.
     let past = publisher.channel.basic_publish(
         place.names.parked().into(),

@@ -4,6 +4,7 @@ use super::Failure;
 use crate::{
     admin,
     amqp::session,
+    service,
     settings::{Settings, State},
     shutdown::Stop,
     telemetry,
@@ -55,6 +56,12 @@ pub async fn run(path: &Path) -> Result<(), Failure> {
         }
     });
     tokio::spawn(admin::serve(listener, worker.clone()));
+    service::started(&worker);
+    let stop = worker.stop.soon.clone();
+    tokio::spawn(async move {
+        stop.cancelled().await;
+        service::stopping();
+    });
     session::run(&worker).await?;
     worker.traces.flush(LAST_SPANS_WITHIN).await;
     info!("stopped");
