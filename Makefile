@@ -1,5 +1,5 @@
 # Everything that is needed is set up by the target that needs it.
-.PHONY: build package demo test test-rabbitmq4 test-grafana dashboards faults check fuzz soak
+.PHONY: build package demo test test-rabbitmq4 test-grafana dashboards schemas faults check fuzz soak
 
 build:
 	cargo build --release --locked
@@ -26,6 +26,10 @@ test-grafana:
 # A Debian package, with a systemd unit: target/debian/qris-cancel-worker_VERSION_ARCH.deb.
 package: build
 	scripts/package
+
+# Writes docs/schemas anew.
+schemas:
+	WRITE_SCHEMAS=1 cargo test --locked --test schema the_schemas_in_docs
 
 # Writes the dashboards anew from dashboards/panels and docs/RUNBOOK.md.
 dashboards:

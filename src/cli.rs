@@ -7,6 +7,7 @@ mod completions;
 mod parked;
 mod run;
 mod sandbox;
+mod schema;
 mod send;
 mod sign;
 mod topology;
@@ -52,6 +53,8 @@ enum Command {
     /// signature are printed on purpose, and with --token the token within them: keep the output to yourself and the bank.
     /// Private keys and secrets are never printed. It needs no broker.
     Sign(Box<sign::Arguments>),
+    /// Print the JSON Schema of commands or events, or the AsyncAPI document. Needs no broker.
+    Schema(schema::Arguments),
     /// Follow the result events, or replay the log of them.
     Watch(watch::Arguments),
 }
@@ -134,6 +137,7 @@ pub async fn main() -> ExitCode {
         Command::Completions(arguments) => completions::run::<Cli>(&arguments),
         Command::Parked(arguments) => parked::run(config, arguments).await,
         Command::Sign(arguments) => sign::run(config, *arguments),
+        Command::Schema(arguments) => schema::run(settings, arguments),
         Command::Watch(arguments) => watch::run(config, arguments).await,
     };
     match done {

@@ -23,7 +23,8 @@ pub use json::Members;
 
 /// The longest command, in bytes.
 pub const MAX_BYTES: usize = 64 * 1024;
-const MAX_JOB_ID: usize = 128;
+/// The longest job id, in characters.
+pub const MAX_JOB_ID: usize = 128;
 /// A field's name in a violation is cut to this many characters.
 const MAX_NAME: usize = 128;
 /// More violations than this help nobody.
@@ -63,7 +64,7 @@ pub struct CancelCommand {
 }
 
 /// An amount as SNAP writes it: `{"value":"10000.00","currency":"IDR"}`.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, schemars::JsonSchema)]
 pub struct Amount {
     pub value: String,
     pub currency: String,
@@ -81,7 +82,7 @@ pub struct Rejection {
 }
 
 /// One broken rule.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, schemars::JsonSchema)]
 pub struct Violation {
     /// The field's name or path; empty for the message as a whole.
     pub field: String,

@@ -13,6 +13,7 @@ use crate::{
     },
 };
 use chrono::{DateTime, SecondsFormat, Utc};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
@@ -142,7 +143,7 @@ impl Event {
             specversion: "1.0",
             id,
             source: format!("/qris-cancel/{account}"),
-            kind: format!("qris.cancel.{}.v1", outcome.name()),
+            kind: event_type(outcome),
             subject: job_id,
             time: &at,
             datacontenttype: "application/json",
@@ -231,17 +232,29 @@ fn rfc3339(time: DateTime<Utc>) -> String {
     time.to_rfc3339_opts(SecondsFormat::Millis, true)
 }
 
-#[derive(Serialize)]
-struct Envelope<'a> {
+/// What became of a cancel command: a structured CloudEvents 1.0 event. New fields may come; readers skip what they do not know.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "ResultEvent", title = "QRIS cancel event")]
+pub struct Envelope<'a> {
+    #[schemars(extend("const" = "1.0"))]
     specversion: &'a str,
+    /// The same for each copy of an event: a consumer counts it once.
     id: Uuid,
+    /// `/qris-cancel/` and the account.
+    #[schemars(regex(pattern = "^/qris-cancel/[a-z0-9][a-z0-9_-]{0,47}$"))]
     source: String,
     #[serde(rename = "type")]
+    #[schemars(extend("enum" = Outcome::ALL.map(event_type)))]
     kind: String,
+    /// The job id.
     #[serde(skip_serializing_if = "Option::is_none")]
     subject: Option<&'a str>,
+    /// When it was decided.
+    #[schemars(extend("format" = "date-time"))]
     time: &'a str,
+    #[schemars(extend("const" = "application/json"))]
     datacontenttype: &'a str,
+    /// The command's, as W3C Trace Context has it.
     #[serde(skip_serializing_if = "Option::is_none")]
     traceparent: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -249,49 +262,84 @@ struct Envelope<'a> {
     data: Data<'a>,
 }
 
-#[derive(Serialize)]
+/// What became of a cancel command. What is unknown is absent, never null.
+#[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "ResultData", extend("allOf" = [
+    { "if": { "properties": { "outcome": { "const": "invalid" } } }, "then": { "required": ["violations"] } },
+    {
+        "if": { "properties": { "outcome": { "enum": ["refused", "unresolved"] } } },
+        "then": { "required": ["mayHaveTakenEffect"] },
+    },
+]))]
 struct Data<'a> {
+    /// The command's; absent where it could not be read.
     #[serde(skip_serializing_if = "Option::is_none")]
     job_id: Option<&'a str>,
+    /// The account's name, or `unknown`.
     account: &'a str,
+    /// The short name of the account's profile; absent where nobody has the account.
     #[serde(skip_serializing_if = "Option::is_none")]
     provider: Option<&'a str>,
     outcome: Outcome,
     cause: Cause,
+    /// With `unresolved` and `refused`: whether a cancel may have worked without our knowing.
     #[serde(skip_serializing_if = "Option::is_none")]
     may_have_taken_effect: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     original_reference_no: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     original_partner_reference_no: Option<&'a str>,
+    /// Of the provider's deciding, or last, answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     response_code: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     response_message: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     latest_transaction_status: Option<&'a str>,
+    /// As the provider wrote it.
     #[serde(skip_serializing_if = "Option::is_none")]
     cancel_time: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "date-time"))]
     cancel_time_normalised: Option<String>,
+    /// As the provider wrote it.
     #[serde(skip_serializing_if = "Option::is_none")]
     paid_time: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "date-time"))]
     paid_time_normalised: Option<String>,
+    /// As the provider wrote it.
     #[serde(skip_serializing_if = "Option::is_none")]
     amount: Option<Amount>,
+    /// When a worker first saw the command.
+    #[schemars(extend("format" = "date-time"))]
     received_at: String,
+    #[schemars(extend("format" = "date-time"))]
     finished_at: &'a str,
+    /// SHA-256 of the command's bytes.
+    #[schemars(regex(pattern = "^[0-9a-f]{64}$"))]
     command_digest: &'a str,
+    /// Visits to the provider.
     attempts: u32,
+    /// Calls to the provider, of which `calls` has the first and last ten.
     calls_total: u32,
+    #[schemars(length(max = 20))]
     calls: &'a [CallRecord],
+    /// With `invalid`: every rule that is broken.
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    #[schemars(length(min = 1))]
     violations: &'a [Violation],
+    /// How often the command was replayed from parking.
     replay: u32,
+    /// The command's, as it came.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "verbatim")]
+    #[schemars(with = "Option<serde_json::Map<String, serde_json::Value>>")]
     metadata: Option<&'a RawValue>,
+}
+
+fn event_type(outcome: Outcome) -> String {
+    format!("qris.cancel.{}.v1", outcome.name())
 }
 
 fn verbatim<S: Serializer>(value: &Option<&RawValue>, serializer: S) -> Result<S::Ok, S::Error> {

@@ -21,7 +21,7 @@
 //! # Invariants
 //!
 //! 1. Only `amqp/consumer.rs` acknowledges commands, and only after the pipeline returned `Ok`.
-//! 2. `breaker`, `command`, `event`, `message`, `outcome`, `parked`, `retry`, `verdict`, `traces/parent` and
+//! 2. `breaker`, `command`, `event`, `message`, `outcome`, `parked`, `retry`, `schema`, `verdict`, `traces/parent` and
 //!    `snap/{request,sign,response,compare}` do no I/O, read no clock and draw no random number: time and chance come in as arguments.
 //! 3. The bytes that are hashed are the bytes that are sent; a body is serialised once.
 //! 4. Each delivery ends in exactly one of: finished (parked or not), scheduled, handed back unbegun, left unacknowledged.
@@ -54,6 +54,7 @@ pub mod settings;
 pub mod shutdown;
 pub mod telemetry;
 pub mod traces;
-// A provider to try things with, and the command line.
+// A provider to try things with, what others can hold their programs against, and the command line.
 pub mod cli;
 pub mod sandbox;
+pub mod schema;

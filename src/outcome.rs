@@ -1,10 +1,11 @@
 //! How a command can end: an [`Outcome`], and the [`Cause`] behind it. A cause belongs to exactly one outcome.
 
 use crate::snap::profile::RefusalCause;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// What an order service acts on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
     /// The provider confirms that the QR is cancelled.

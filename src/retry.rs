@@ -3,6 +3,7 @@
 
 use crate::{event::Finish, snap::Operation};
 use chrono::{DateTime, Utc};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -129,7 +130,7 @@ impl History {
 }
 
 /// One request to the provider.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct CallRecord {
     /// From 1, over the whole life of the command.
