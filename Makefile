@@ -1,5 +1,5 @@
 # Everything that is needed is set up by the target that needs it.
-.PHONY: build package demo test test-rabbitmq4 test-grafana dashboards schemas faults check fuzz soak
+.PHONY: build package demo test test-rabbitmq4 test-grafana test-clients dashboards schemas faults check fuzz soak
 
 build:
 	cargo build --release --locked
@@ -27,6 +27,12 @@ test-grafana:
 package: build
 	scripts/package
 
+# The clients in examples/, in Python and Node, with a real RabbitMQ and worker; CloudEvents' and AsyncAPI's own programs.
+test-clients:
+	@scripts/rabbitmq ensure
+	@scripts/clients ensure
+	cargo test --locked --test clients
+
 # Writes docs/schemas anew.
 schemas:
 	WRITE_SCHEMAS=1 cargo test --locked --test schema the_schemas_in_docs
@@ -50,7 +56,7 @@ faults:
 check:
 	cargo fmt --all --check
 	cargo clippy --all-targets --locked -- -D warnings
-	cargo clippy --test grafana --locked -- -D warnings
+	cargo clippy --test grafana --test clients --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --document-private-items --locked
 
 # What reads others' bytes, fed with nonsense: each of the targets in tests/fuzz.rs for so many seconds, and the seeds printed.
