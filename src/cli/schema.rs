@@ -1,6 +1,6 @@
 //! `schema`: the JSON Schemas of command and event, and the AsyncAPI document.
 
-use super::{Failure, account_named, watch::print};
+use super::{Failure, account_named, print};
 use crate::{
     amqp::topology::Names,
     schema::{self, Reader},
