@@ -39,6 +39,8 @@ pub struct Settings {
     pub log: Log,
     /// Where traces go, if anywhere.
     pub traces: Option<Traces>,
+    /// Why there are none although the environment asks for them.
+    pub no_traces: Vec<String>,
     /// Where operators' HTTP is served.
     pub listen: SocketAddr,
     /// How long calls may go on after a signal to stop.

@@ -71,9 +71,6 @@ fn every_mistake_of_a_broken_file_is_told_at_once() {
         let text = std::fs::read_to_string(Path::new(HERE).join(format!("tests/settings/{name}.toml"))).unwrap();
         let overrides: &[_] = match name.as_str() {
             "overrides" => &OVERRIDES,
-            "traces_of_the_environment" => {
-                &[("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4318"), ("OTEL_EXPORTER_OTLP_HEADERS", "Bearer TOPSECRET")]
-            }
             "overrides_of_a_misspelt_section" => &[
                 ("QRIS_CANCEL__ACCOUNTS__BNC__MAX_IN_FLIGHT", "5"),
                 ("QRIS_CANCEL__METRICS__PORT", "9000"),
@@ -91,6 +88,34 @@ fn every_mistake_of_a_broken_file_is_told_at_once() {
         settings.bind(|| insta::assert_snapshot!(name, told));
     }
     assert!(several >= 15, "only {several} files have three mistakes or more");
+}
+
+/// A platform sets them for all that runs there.
+#[test]
+fn variables_for_traces_that_are_no_good_are_told_and_stop_nothing() {
+    let base = base();
+    let usual = "[amqp]\nurl = { env = \"AMQP_URL\" }\n[accounts.shop]\nprofile = \"ifortepay\"\nbase_url = \"https://bank.example\"\n\
+                 partner_id = \"p\"\nprivate_key = { file = \"keys/key.pem\" }\n";
+    let endpoint = "[traces]\nendpoint = \"http://collector.example/v1/traces\"\n";
+    let of_both = ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_HEADERS"];
+    for (section, [address, headers], told) in [
+        ("", ["collector:4318", "Bearer TOPSECRET"], &of_both[..]),
+        ("", ["grpc://collector:4317", ""], &of_both[..1]),
+        ("", ["https://me:TOPSECRET@collector.example", ""], &of_both[..1]),
+        ("", ["http://collector.example", "key=TOPSECRET"], &of_both[..1]),
+        (endpoint, ["", "key=TOPSECRET"], &of_both[1..]),
+        (endpoint, ["", "TOPSECRET"], &of_both[1..]),
+        ("", ["https://collector.example", "key=TOPSECRET"], &[]),
+        ("[traces]\nendpoint = \"\"\n", ["collector:4318", "TOPSECRET"], &[]),
+    ] {
+        let environment = environment(&[(of_both[0], address), (of_both[1], headers)]);
+        let settings = Settings::read("worker.toml", &format!("{usual}{section}"), &environment, base.path());
+        let settings = settings.unwrap_or_else(|error| panic!("{address}: {error}"));
+        let variables: BTreeSet<_> = settings.no_traces.iter().map(|no| no.split(' ').next().unwrap()).collect();
+        assert_eq!(variables, told.iter().copied().collect(), "{address} {headers}");
+        assert!(!settings.no_traces.join("").contains("TOPSECRET"), "{:?}", settings.no_traces);
+        assert_eq!(settings.traces.is_some(), told.is_empty() && !section.contains("\"\""), "{address} {headers}");
+    }
 }
 
 /// What goes with `overrides.toml`.

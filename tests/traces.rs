@@ -22,6 +22,7 @@ use std::{
     time::{Duration, Instant},
 };
 use support::*;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const SOON: Duration = Duration::from_secs(20);
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
@@ -216,13 +217,37 @@ async fn what_its_publisher_does_not_record_is_carried_on_and_not_recorded() {
     assert!(heard.len() == 1 && heard[0].starts_with(&carried[..36]) && heard[0].ends_with("-00"), "{heard:?}");
 }
 
+/// Its answers have no end.
+async fn one_that_never_stops_talking() -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                // It speaks when it is spoken to.
+                let asked = stream.read(&mut [0; 16_384]).await.is_ok();
+                let mut listens = asked && stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.is_ok();
+                while listens {
+                    listens = stream.write_all(&[0; 16_384]).await.is_ok();
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            });
+        }
+    });
+    format!("http://{address}/v1/traces")
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_collector_that_is_away_or_hangs_slows_nothing_and_is_told_of_once() {
     const COMMANDS: usize = 200;
     // It takes connections, and says nothing.
     let hanging = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let hangs = format!("http://{}/v1/traces", hanging.local_addr().unwrap());
-    for (endpoint, told) in [("http://127.0.0.1:1/v1/traces", "Connection refused"), (&hangs, "no answer within 10s")] {
+    for (endpoint, told) in [
+        ("http://127.0.0.1:1/v1/traces", "Connection refused"),
+        (&hangs, "no answer within 10s"),
+        (&one_that_never_stops_talking().await, "its answer is longer than 65536 bytes"),
+    ] {
         let place = place(endpoint, &Heard::default(), "0").await;
         let mut worker = place.worker().await;
         let client = place.client().await;

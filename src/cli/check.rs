@@ -6,7 +6,7 @@ mod provider;
 
 use super::{Failure, print};
 use crate::{
-    settings::{Account, Amqp, Settings, State, Traces},
+    settings::{Account, Amqp, Settings, State},
     snap::{
         client::MinTls,
         profile::SigningMode,
@@ -68,7 +68,7 @@ impl fmt::Display for Finding {
 
 pub async fn run(settings: &Settings, arguments: Arguments) -> Result<(), Failure> {
     print(&about_broker(&settings.amqp));
-    print(&about_traces(settings.traces.as_ref()));
+    print(&about_traces(settings));
     for account in &settings.accounts {
         print(&format!("\naccount {}\n{}", account.name, about_account(account)));
     }
@@ -109,15 +109,16 @@ fn about_broker(amqp: &Amqp) -> String {
     format!("broker {address}\n  names begin with {}; the worker {declares}", amqp.prefix)
 }
 
-fn about_traces(traces: Option<&Traces>) -> String {
-    match traces {
+fn about_traces(settings: &Settings) -> String {
+    match &settings.traces {
         Some(traces) => {
             let share = format!("{} % of those that begin here", traces.sample_ratio * 100.0);
             // Some collectors want a key in the address.
             let address = traces.endpoint.split('?').next().unwrap_or_default();
             format!("traces to {address} as {}, {share}", traces.service_name)
         }
-        None => "no traces".into(),
+        None if settings.no_traces.is_empty() => "no traces".into(),
+        None => format!("no traces, for {}", settings.no_traces.join("; ")),
     }
 }
 

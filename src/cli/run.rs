@@ -15,7 +15,7 @@ use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
 };
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 /// What was done last is traced, too, unless the collector takes longer.
 const LAST_SPANS_WITHIN: Duration = Duration::from_secs(2);
@@ -34,6 +34,9 @@ pub async fn run(path: &Path) -> Result<(), Failure> {
     };
     let listener = TcpListener::bind(listen).await.map_err(unavailable)?;
     info!(address = %listener.local_addr().map_err(unavailable)?, "metrics and status are served");
+    for reason in &settings.no_traces {
+        warn!(reason, "there are no traces, as the environment asks for them in a way that is no good; commands go on");
+    }
     for account in &settings.accounts {
         let profile = &account.partner.profile;
         info!(

@@ -22,11 +22,13 @@ pub struct Reader<'a> {
     pub environment: &'a BTreeMap<String, String>,
     pub base: &'a Path,
     pub mistakes: Mistakes,
+    /// What is no good in the variables that OpenTelemetry has for traces.
+    pub no_traces: Vec<String>,
 }
 
 impl<'a> Reader<'a> {
     pub fn new(environment: &'a BTreeMap<String, String>, base: &'a Path) -> Self {
-        Self { environment, base, mistakes: Mistakes::default() }
+        Self { environment, base, mistakes: Mistakes::default(), no_traces: Vec::new() }
     }
 
     pub fn form(&mut self, text: &str) -> Option<Raw> {
@@ -54,6 +56,7 @@ impl<'a> Reader<'a> {
             results_log,
             log: Log { format: raw.log.format, level: raw.log.level },
             traces,
+            no_traces: std::mem::take(&mut self.no_traces),
             listen: listen.ok()?,
             grace: Duration::from_millis(raw.worker.grace_ms),
             accounts,

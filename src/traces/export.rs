@@ -40,6 +40,8 @@ const BATCH: usize = 512;
 const LINGER: Duration = Duration::from_millis(200);
 /// As OTLP's own default.
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// What a collector says is a few bytes.
+const MAX_ANSWER: usize = 64 * 1024;
 /// When no span was lost for so long, the collector is said to be there again.
 const CALM: Duration = Duration::from_secs(10);
 
@@ -170,12 +172,18 @@ impl Collector {
         let failed =
             |e: reqwest::Error| if e.is_timeout() { format!("no answer within {TIMEOUT:?}") } else { chain_of(&e) };
         let request = self.client.post(&self.endpoint).headers(self.headers.clone()).body(body);
-        let response = request.send().await.map_err(failed)?;
+        let mut response = request.send().await.map_err(failed)?;
         if response.status() != 200 {
             return Err(format!("HTTP {}; is it the address of OTLP over HTTP?", response.status().as_u16()));
         }
-        let answer = response.bytes().await.map_err(failed)?;
-        match ExportTraceServiceResponse::decode(answer).ok().and_then(|answer| answer.partial_success) {
+        let mut answer = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(failed)? {
+            if answer.len() + chunk.len() > MAX_ANSWER {
+                return Err(format!("its answer is longer than {MAX_ANSWER} bytes; is it a collector?"));
+            }
+            answer.extend_from_slice(&chunk);
+        }
+        match ExportTraceServiceResponse::decode(answer.as_slice()).ok().and_then(|answer| answer.partial_success) {
             Some(partly) if partly.rejected_spans > 0 => Err(format!("it rejected {} spans", partly.rejected_spans)),
             _ => Ok(()),
         }
