@@ -40,6 +40,8 @@ const CLAIM_WITHIN: Duration = Duration::from_secs(1);
 const CLAIM_AGAIN_WITHIN: Duration = Duration::from_secs(30);
 /// A clock that is further off than this is likely why a provider refuses our signatures.
 const NOTABLE_SKEW_S: f64 = 30.0;
+/// So long after an answer its Date says something of the provider's clock.
+const SKEW_HOLDS: TimeDelta = TimeDelta::minutes(15);
 
 /// A provider, as one account speaks to it.
 pub struct Account {
@@ -78,10 +80,17 @@ type Era = u32;
 /// What an account has seen of its provider.
 #[derive(Debug, Clone, Default)]
 pub struct Seen {
-    /// The provider's clock less ours, in seconds.
-    pub clock_skew: Option<f64>,
+    /// The provider's clock less ours, in seconds, and when that was seen.
+    clock_skew: Option<(DateTime<Utc>, f64)>,
     /// The last call that failed or was not accepted: when, and in a few words what.
     pub last_error: Option<(DateTime<Utc>, String)>,
+}
+
+impl Seen {
+    /// The provider's clock less ours, in seconds, if it has answered lately: of an idle account nobody knows.
+    pub fn clock_skew(&self, now: DateTime<Utc>) -> Option<f64> {
+        self.clock_skew.filter(|(at, _)| now - at < SKEW_HOLDS).map(|(_, seconds)| seconds)
+    }
 }
 
 impl Account {
@@ -139,8 +148,9 @@ impl Account {
 
     /// Tells when the breaker has changed its state.
     fn tell(&self, (before, after): (State, State)) {
-        let (account, Seen { clock_skew, last_error }) = (&self.settings.name, self.seen());
-        let last_error = last_error.map(|(_, what)| what);
+        let (account, seen) = (&self.settings.name, self.seen());
+        let clock_skew = seen.clock_skew(RealWorld.now());
+        let last_error = seen.last_error.map(|(_, what)| what);
         match (before, after) {
             (State::Closed, State::Resting { why: Why::Failing, .. }) => {
                 error!(account, last_error, "calls keep failing: the account takes no commands, and tries again soon");
@@ -237,7 +247,7 @@ impl Gateway for Arc<Account> {
             let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
             let date = call.sent.result.as_ref().ok().and_then(|reply| reply.date);
             if let Some(date) = date {
-                seen.clock_skew = Some(skew(date, call.sent.at, call.sent.duration));
+                seen.clock_skew = Some((call.sent.at, skew(date, call.sent.at, call.sent.duration)));
             }
             if call.health != Health::Good {
                 let what = match (&call.sent.result, call.answer.and_then(|answer| answer.code)) {
@@ -315,6 +325,14 @@ impl World for RealWorld {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_skew_of_an_idle_account_is_not_known() {
+        let at = DateTime::from_timestamp(1_000_000, 0).unwrap();
+        let seen = Seen { clock_skew: Some((at, 40.0)), last_error: None };
+        assert_eq!(seen.clock_skew(at + SKEW_HOLDS - TimeDelta::seconds(1)), Some(40.0));
+        assert_eq!(seen.clock_skew(at + SKEW_HOLDS), None);
+    }
 
     #[test]
     fn only_what_the_clocks_cannot_explain_is_skew() {

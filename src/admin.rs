@@ -1,6 +1,6 @@
 //! What operators see over HTTP: `/metrics`, `/livez`, `/readyz`, `/status`.
 
-use crate::{breaker::State, worker::Worker};
+use crate::{account::RealWorld, breaker::State, pipeline::World, worker::Worker};
 use axum::{
     Json, Router, extract,
     http::{StatusCode, header},
@@ -60,7 +60,7 @@ type Work = extract::State<Arc<Worker>>;
 async fn metrics(extract::State(worker): Work) -> impl IntoResponse {
     for account in &worker.accounts {
         let (view, seen) = (account.gate.view(), account.seen());
-        account.metrics.stands(&view, account.gate.in_flight(), seen.clock_skew);
+        account.metrics.stands(&view, account.gate.in_flight(), seen.clock_skew(RealWorld.now()));
     }
     worker.metrics.broker.stands(&worker.broker);
     worker.metrics.process.stands(&Handle::current().metrics());
@@ -100,10 +100,10 @@ async fn status(extract::State(worker): Work) -> Json<Value> {
             "inFlight": gate.in_flight(),
             "maxInFlight": gate.limit,
         });
-        if let Some((at, what)) = seen.last_error {
+        if let Some((at, what)) = &seen.last_error {
             status["lastError"] = json!({ "at": at, "what": what });
         }
-        if let Some(seconds) = seen.clock_skew {
+        if let Some(seconds) = seen.clock_skew(RealWorld.now()) {
             status["clockSkewSeconds"] = json!((seconds * 10.0).round() / 10.0);
         }
         status

@@ -94,6 +94,11 @@ impl Progress {
         }
     }
 
+    /// How long ago a worker first had the command; none where a person has replayed it, as its time in parking is none of ours.
+    pub fn age(&self, now: DateTime<Utc>) -> Option<Duration> {
+        (self.replay == 0).then(|| (now - self.first_seen).to_std().unwrap_or_default())
+    }
+
     /// Taken out of parking: everything begins anew, with a query, and what was done is remembered.
     pub fn replayed(self, not_after: Option<DateTime<Utc>>) -> Self {
         Self {

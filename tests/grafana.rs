@@ -103,6 +103,7 @@ fn promtool_finds_no_fault_and_each_alert_has_its_tests() {
     promtool(&["check", "config", "dashboards/prometheus/prometheus.yml"]);
     promtool(&["check", "rules", "--lint=all", "--lint-fatal", rules::RULES]);
     promtool(&["test", "rules", "tests/grafana/alerts_test.yml"]);
+    promtool(&["test", "rules", panel_tests().path().to_str().unwrap()]);
     let tests = read("tests/grafana/alerts_test.yml");
     for alert in rules::alerts() {
         let of_it = format!("ALERTS{{alertname=\"{}\", alertstate=\"firing\"", alert.name);
@@ -113,6 +114,24 @@ fn promtool_finds_no_fault_and_each_alert_has_its_tests() {
         }
         assert!(fires && is_silent, "{} is not tried both ways in tests/grafana/alerts_test.yml", alert.name);
     }
+}
+
+/// tests/grafana/panels_test.yml with the panels' queries in it: `{{overview 1}}` is that of panel 1.
+fn panel_tests() -> tempfile::NamedTempFile {
+    let text = read("tests/grafana/panels_test.yml");
+    let mut parts = text.split("{{");
+    let mut filled = parts.next().unwrap().to_owned();
+    for part in parts {
+        let (named, rest) = part.split_once("}}").unwrap();
+        let words: Vec<_> = named.split(' ').collect();
+        let expr = queries::of_panel(words[0], words[1], words.get(2).unwrap_or(&".*"));
+        // A text in JSON is one in YAML.
+        filled += &serde_json::to_string(&expr).unwrap();
+        filled += rest;
+    }
+    let mut file = tempfile::Builder::new().suffix(".yml").tempfile().unwrap();
+    std::io::Write::write_all(&mut file, filled.as_bytes()).unwrap();
+    file
 }
 
 fn promtool(arguments: &[&str]) {

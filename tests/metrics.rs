@@ -53,6 +53,12 @@ impl Scrape {
         for account in ACCOUNTS.iter().chain(&["unknown"]) {
             let of = |metric: &str| self.of(&format!("{metric}{{account=\"{account}\"}}"));
             assert_eq!(of("retry_delay_seconds_count"), of("retries_scheduled_total"), "{account}");
+            // Nothing here waits for a cut-off time, and nothing was replayed.
+            assert_eq!(of("retry_age_seconds_count"), of("retries_scheduled_total"), "{account}");
+            if *account == "unknown" {
+                assert_eq!(self.sum_if_any("qris_cancel_in_flight{account=\"unknown\"}"), None, "it has no provider");
+                continue;
+            }
             assert_eq!(of("in_flight"), 0, "{account}");
             for operation in ["cancel", "query", "token"] {
                 let of =

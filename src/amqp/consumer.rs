@@ -9,6 +9,7 @@ use crate::{
     shutdown::Stop,
     worker::Worker,
 };
+use chrono::{DateTime, Utc};
 use futures_util::StreamExt;
 use lapin::{
     Channel, Connection, Consumer,
@@ -196,7 +197,7 @@ impl<H: Handler> Work<'_, H> {
                 }
             };
             if let Ending::Finished(cause) = ending {
-                metrics.finished(cause, since_first_seen(&message));
+                metrics.finished(cause, age(&message, RealWorld.now()));
             }
             match delivery.acker.ack(BasicAckOptions::default()).await {
                 Ok(true) => {}
@@ -211,12 +212,11 @@ impl<H: Handler> Work<'_, H> {
     }
 }
 
-fn since_first_seen(message: &Message) -> Duration {
-    let first_seen = match &message.carried {
-        Carried::Progress(progress) => progress.first_seen,
-        _ => message.received_at,
-    };
-    (RealWorld.now() - first_seen).to_std().unwrap_or_default()
+fn age(message: &Message, now: DateTime<Utc>) -> Option<Duration> {
+    match &message.carried {
+        Carried::Progress(progress) => progress.age(now),
+        _ => Some((now - message.received_at).to_std().unwrap_or_default()),
+    }
 }
 
 /// Ends the consumer and gives back what it had fetched ahead, so that another worker can begin it.

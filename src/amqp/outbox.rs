@@ -5,10 +5,11 @@
 
 use super::{headers, topology::Names};
 use crate::{
+    account::RealWorld,
     event::{CONTENT_TYPE, Event, Finish},
     message::{Carried, Message, Properties, Scalar},
     metrics::Published,
-    pipeline::{NotConfirmed, Outbox},
+    pipeline::{NotConfirmed, Outbox, World},
     retry::{Later, Progress},
     traces::Span,
     worker::Worker,
@@ -176,6 +177,7 @@ impl AmqpOutbox {
         message: &Message,
         why: Option<Later>,
         delay: Duration,
+        age: Option<Duration>,
         ours: Vec<(String, Scalar)>,
     ) -> Result<(), NotConfirmed> {
         let (bucket, waiting) = in_bucket(&self.0.names, delay, &message.properties, ours);
@@ -189,7 +191,7 @@ impl AmqpOutbox {
             let properties = waiting.clone();
             match self.confirmed(Published::Retry, &bucket, &message.routing_key, &message.body, properties).await {
                 Ok(()) => {
-                    self.0.worker.metrics.commands(&message.routing_key).waits(why, delay);
+                    self.0.worker.metrics.commands(&message.routing_key).waits(why, delay, age);
                     return Ok(());
                 }
                 Err(Unconfirmed::Refused) if self.may_hold(begun) => {
@@ -285,7 +287,9 @@ impl Outbox for AmqpOutbox {
         why: Later,
         delay: Duration,
     ) -> Result<(), NotConfirmed> {
-        self.wait(message, Some(why), delay, headers::of_progress(progress)).await
+        // What waits for the end of a cut-off time waits all night, and is no fault.
+        let age = progress.age(RealWorld.now()).filter(|_| progress.cut_off.is_zero());
+        self.wait(message, Some(why), delay, age, headers::of_progress(progress)).await
     }
 
     async fn postpone(&self, message: &Message, delay: Duration) -> Result<(), NotConfirmed> {
@@ -293,7 +297,7 @@ impl Outbox for AmqpOutbox {
             Carried::Foreign { headers, .. } => headers.clone(),
             _ => vec![],
         };
-        self.wait(message, None, delay, kept).await
+        self.wait(message, None, delay, None, kept).await
     }
 
     async fn park(&self, message: &Message, progress: &Progress, finish: &Finish) -> Result<(), NotConfirmed> {

@@ -3,7 +3,7 @@
 use super::{count, registrar::Registrar, table};
 use crate::{
     message::{Carried, Message, Origin},
-    outcome::Cause,
+    outcome::{Cause, Outcome},
     retry::Later,
 };
 use prometheus::{Histogram, IntCounter, Result};
@@ -18,21 +18,26 @@ pub struct Commands {
     queue_wait: Histogram,
     results: BTreeMap<Cause, IntCounter>,
     parked: BTreeMap<Cause, IntCounter>,
-    duration: Histogram,
+    duration: BTreeMap<Outcome, Histogram>,
     retries: IntCounter,
     retry_delay: BTreeMap<Option<Later>, Histogram>,
+    retry_age: Histogram,
     left: IntCounter,
 }
 
 impl Commands {
     pub(super) fn new(registrar: &mut Registrar<'_>, account: &str) -> Result<Self> {
-        let (mut results, mut parked, mut retry_delay) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        let (mut results, mut parked) = (BTreeMap::new(), BTreeMap::new());
+        let (mut duration, mut retry_delay) = (BTreeMap::new(), BTreeMap::new());
         for cause in Cause::ALL.iter().copied() {
             let labels = [account, cause.outcome().name(), cause.name()];
             results.insert(cause, registrar.counter(&table::RESULTS, &labels)?);
             if cause.outcome().is_parked() {
                 parked.insert(cause, registrar.counter(&table::PARKED, &[account, cause.name()])?);
             }
+        }
+        for outcome in Outcome::ALL {
+            duration.insert(outcome, registrar.histogram(&table::COMMAND_DURATION, &[account, outcome.name()])?);
         }
         for why in Later::ALL.map(Some).into_iter().chain([None]) {
             let labels = [account, why.map_or(FOREIGN, Later::name)];
@@ -43,9 +48,10 @@ impl Commands {
             queue_wait: registrar.histogram(&table::QUEUE_WAIT, &[account])?,
             results,
             parked,
-            duration: registrar.histogram(&table::COMMAND_DURATION, &[account])?,
+            duration,
             retries: registrar.counter(&table::RETRIES_SCHEDULED, &[account])?,
             retry_delay,
+            retry_age: registrar.histogram(&table::RETRY_AGE, &[account])?,
             left: registrar.counter(&table::LEFT_UNACKNOWLEDGED, &[account])?,
         })
     }
@@ -62,20 +68,26 @@ impl Commands {
         }
     }
 
-    /// A command's event is confirmed.
-    pub fn finished(&self, cause: Cause, since_first_seen: Duration) {
+    /// A command's event is confirmed, so long after its first delivery.
+    pub fn finished(&self, cause: Cause, age: Option<Duration>) {
         count(&self.results, &cause);
         if cause.outcome().is_parked() {
             count(&self.parked, &cause);
         }
-        self.duration.observe(since_first_seen.as_secs_f64());
+        if let (Some(durations), Some(age)) = (self.duration.get(&cause.outcome()), age) {
+            durations.observe(age.as_secs_f64());
+        }
     }
 
-    /// A command waits in a retry bucket; without a reason of its own, because another version of the worker wrote it.
-    pub fn waits(&self, why: Option<Later>, delay: Duration) {
+    /// A command waits in a retry bucket, so long after its first delivery; without a reason of its own, because another version of
+    /// the worker wrote it.
+    pub fn waits(&self, why: Option<Later>, delay: Duration, age: Option<Duration>) {
         self.retries.inc();
         if let Some(delays) = self.retry_delay.get(&why) {
             delays.observe(delay.as_secs_f64());
+        }
+        if let Some(age) = age {
+            self.retry_age.observe(age.as_secs_f64());
         }
     }
 

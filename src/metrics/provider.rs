@@ -36,7 +36,7 @@ pub struct Provider {
     in_flight: Gauge,
     paused: Gauge,
     account: String,
-    /// A skew of zero, before there is an answer, would claim that the clocks agree.
+    /// A skew of zero, where there is no answer, would claim that the clocks agree.
     clock_skew: GaugeVec,
 }
 
@@ -155,8 +155,10 @@ impl Provider {
         }
         self.in_flight.set(in_flight as f64);
         self.paused.set(f64::from(view.paused));
-        if let Some(seconds) = clock_skew {
-            self.clock_skew.with_label_values(&[&self.account]).set(seconds);
+        match clock_skew {
+            Some(seconds) => self.clock_skew.with_label_values(&[&self.account]).set(seconds),
+            // It fails where there is none.
+            None => self.clock_skew.remove_label_values(&[&self.account]).unwrap_or_default(),
         }
     }
 }

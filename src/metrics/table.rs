@@ -40,10 +40,10 @@ pub const RESULTS: Counter = Counter {
 };
 pub const COMMAND_DURATION: Histogram = Histogram {
     name: "command_duration_seconds",
-    labels: &["account"],
+    labels: &["account", "outcome"],
     // From a command that is cancelled at once to one that waited for a cut-off time.
     buckets: &[0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3_600.0, 14_400.0, 43_200.0, 86_400.0],
-    help: "From a command's first delivery to its confirmed result event, waiting included.",
+    help: "From a command's first delivery to its confirmed result event, waiting included. Not of replayed commands.",
 };
 pub const PARKED: Counter =
     Counter { name: "parked_total", labels: &["account", "cause"], help: "Commands set aside for a person." };
@@ -54,6 +54,14 @@ pub const RETRY_DELAY: Histogram = Histogram {
     labels: &["account", "reason"],
     buckets: &[0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3_600.0],
     help: "The delays chosen for commands that were put into a retry bucket.",
+};
+pub const RETRY_AGE: Histogram = Histogram {
+    name: "retry_age_seconds",
+    labels: &["account"],
+    // Retries are given up after an hour of delays unless the settings say otherwise.
+    buckets: &[60.0, 300.0, 900.0, 3_600.0, 7_200.0, 14_400.0, 43_200.0, 86_400.0, 259_200.0],
+    help: "From a command's first delivery to each time it is put into a retry bucket. Not of replayed commands, nor of those \
+           that have waited for the end of a cut-off time.",
 };
 pub const LEFT_UNACKNOWLEDGED: Counter = Counter {
     name: "left_unacknowledged_total",
@@ -68,7 +76,7 @@ pub const ACCOUNT_INFO: Gauge =
 pub const CALLS: Counter = Counter {
     name: "calls_total",
     labels: &["account", "operation", "verdict"],
-    help: "Calls to the provider, those included that could not be sent.",
+    help: "Calls to the provider, answered or not.",
 };
 pub const CALL_DURATION: Histogram = Histogram {
     name: "call_duration_seconds",

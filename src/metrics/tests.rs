@@ -1,7 +1,9 @@
 use super::*;
 use crate::{
     breaker::Health,
+    outcome::Cause,
     pipeline::{Called, Sent},
+    retry::Later,
     settings::Settings,
     snap::{Code, Operation, Reply, response::Answer},
     traces::Span,
@@ -41,10 +43,11 @@ fn everything_is_there_from_the_start_at_zero() {
         r#"qris_cancel_calls_total{account="shop",operation="token",verdict="token_refused"} 0"#,
         r#"qris_cancel_call_duration_seconds_count{account="shop",operation="cancel"} 0"#,
         r#"qris_cancel_response_codes_total{account="shop",code="5047300",operation="token"} 0"#,
-        r#"qris_cancel_command_duration_seconds_count{account="shop"} 0"#,
+        r#"qris_cancel_command_duration_seconds_count{account="shop",outcome="canceled"} 0"#,
         r#"qris_cancel_queue_wait_seconds_count{account="unknown"} 0"#,
         r#"qris_cancel_rate_limit_wait_seconds_count{account="shop"} 0"#,
         r#"qris_cancel_retries_scheduled_total{account="shop"} 0"#,
+        r#"qris_cancel_retry_age_seconds_count{account="shop"} 0"#,
         r#"qris_cancel_parked_total{account="shop",cause="attempts_exhausted"} 0"#,
         r#"qris_cancel_account_info{account="shop",profile="ifortepay"} 1"#,
         r#"qris_cancel_in_flight{account="shop"} 3"#,
@@ -58,6 +61,38 @@ fn everything_is_there_from_the_start_at_zero() {
     let counts = text.lines().filter(|line| !line.starts_with('#') && line.contains("_total"));
     let not_zero: Vec<_> = counts.filter(|line| line.starts_with("qris_") && !line.ends_with(" 0")).collect();
     assert!(not_zero.is_empty(), "{not_zero:?}");
+}
+
+/// What was seen long ago says nothing of now.
+#[test]
+fn a_skew_that_is_no_longer_known_goes() {
+    let (metrics, gate) = (metrics(), crate::account::gate::Gate::open(3));
+    let shows = |skew| {
+        metrics.provider("shop").unwrap().stands(&gate.view(), 0, skew);
+        metrics.text().unwrap().contains("clock_skew_seconds{account=\"shop\"}")
+    };
+    assert_eq!([None, Some(40.0), None, None, Some(1.0)].map(shows), [false, true, false, false, true]);
+}
+
+#[test]
+fn an_ending_counts_by_its_outcome_and_a_replay_has_no_duration() {
+    let metrics = metrics();
+    let commands = metrics.commands("shop");
+    commands.finished(Cause::Paid, Some(Duration::from_secs(30)));
+    commands.finished(Cause::AttemptsExhausted, Some(Duration::from_secs(30)));
+    commands.finished(Cause::Canceled, None);
+    commands.waits(Some(Later::Busy), Duration::from_secs(1), Some(Duration::from_secs(10_000)));
+    commands.waits(Some(Later::CutOff), Duration::from_secs(1), None);
+    let text = metrics.text().unwrap();
+    for line in [
+        r#"qris_cancel_command_duration_seconds_bucket{account="shop",outcome="paid",le="60"} 1"#,
+        r#"qris_cancel_command_duration_seconds_bucket{account="shop",outcome="unresolved",le="60"} 1"#,
+        r#"qris_cancel_command_duration_seconds_count{account="shop",outcome="canceled"} 0"#,
+        r#"qris_cancel_retry_age_seconds_bucket{account="shop",le="7200"} 0"#,
+        r#"qris_cancel_retry_age_seconds_count{account="shop"} 1"#,
+    ] {
+        assert!(text.lines().any(|have| have == line), "{line} is missing in\n{text}");
+    }
 }
 
 #[test]

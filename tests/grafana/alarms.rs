@@ -16,64 +16,214 @@ use std::{
 };
 
 const SOON: Duration = Duration::from_secs(90);
+/// Of no account.
+const NONE: &str = "";
+/// The first row of the overview, by the numbers of its panels.
+const PROVIDER: &str = "1";
+const BROKER: &str = "2";
+const KEYS: &str = "3";
+const US: &str = "4";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_query_has_data_and_every_alert_fires_under_its_fault() {
-    let mut stage = Stage::set().await;
-    let mut seen = BTreeSet::new();
-    in_quiet_no_alert_fires(&stage, Duration::from_secs(15)).await;
-    the_worker_serves_metrics_as_prometheus_wants_them(&stage).await;
-    the_runbooks_commands_work(&stage).await;
+    let mut watch = Watch { stage: Stage::set().await, expected: vec![], seen: BTreeSet::new() };
+    in_quiet_no_alert_fires(&watch.stage, Duration::from_secs(15)).await;
+    watch.tiles(&[], &[PROVIDER, BROKER, KEYS, US]).await;
+    the_worker_serves_metrics_as_prometheus_wants_them(&watch.stage).await;
+    watch.stage.leave_something_to_do().await;
+    the_runbooks_commands_work(&watch.stage).await;
+    watch.stage.has_been_done().await;
 
     let told = |message: &str| eprintln!("--- {message}");
     told("publishers, providers and keys go wrong");
-    faulty_commands(&stage).await;
-    fire(&stage, &mut seen, &["QrisCancelParkedRising", "QrisCancelUnresolved"]).await;
+    faulty_commands(&watch.stage).await;
+    // The runbook's own parked commands, too.
+    watch.expect("QrisCancelParkedRising", &["waiting", "unknown", "ifortepay"]);
+    watch.expect("QrisCancelUnresolved", &["waiting"]);
+    // What is given up is not settled, and old commands have waited.
+    watch.expect("QrisCancelBudgetBurnsFast", &[NONE]);
+    watch.expect("QrisCancelBudgetBurnsSlowly", &[NONE]);
+    watch.expect("QrisCancelCommandsWait", &["waiting"]);
+    watch.fires("QrisCancelParkedRising", "waiting").await;
+    watch.fires("QrisCancelParkedRising", "unknown").await;
+    watch.fires("QrisCancelUnresolved", "waiting").await;
     for account in ["ifortepay", "shut"] {
         let faults = json!({ "faults": "drip=0.7,reset_after=0.1,500=0.1", "account": account });
-        stage.places[0].send("PUT", "/_sandbox/faults", &faults).await;
+        watch.stage.places[0].send("PUT", "/_sandbox/faults", &faults).await;
     }
-    let spoilt = spoilt_settings(&stage).await;
-    stage.restart_second(move |_| spoilt).await;
-    stage.leave_an_account_behind("gone").await;
-    stage.unbind_reader().await;
-    fire(&stage, &mut seen, &["QrisCancelCommandsWait", "QrisCancelAccountMisconfigured"]).await;
-    fire(&stage, &mut seen, &["QrisCancelBreakerOpen", "QrisCancelClockSkew"]).await;
-    fire(&stage, &mut seen, &["QrisCancelPausedLong", "QrisCancelQueueWithoutConsumer", "QrisCancelEventsUnrouted"])
-        .await;
-    fire(&stage, &mut seen, &["QrisCancelBudgetBurnsFast", "QrisCancelBudgetBurnsSlowly"]).await;
-    every_query_has_data(&stage).await;
+    let spoilt = spoilt_settings(&watch.stage).await;
+    watch.stage.restart_second(move |_| spoilt).await;
+    watch.stage.leave_an_account_behind("gone").await;
+    watch.stage.unbind_reader().await;
+    watch.stage.workers[1].wait_for_log("\"consuming\"", SOON).await;
+    for n in 0..3 {
+        assert!(watch.stage.client.publish("refused", &command(&format!("refused-{n}"), &format!("REF{n}"))).await);
+    }
+    watch.expect("QrisCancelAccountMisconfigured", &["bnc"]);
+    watch.expect("QrisCancelKeysRefused", &["refused"]);
+    watch.expect("QrisCancelBreakerOpen", &["paced"]);
+    watch.expect("QrisCancelClockSkew", &["paced"]);
+    watch.expect("QrisCancelPausedLong", &["shut"]);
+    watch.expect("QrisCancelQueueWithoutConsumer", &["gone"]);
+    watch.expect("QrisCancelEventsUnrouted", &[NONE]);
+    // Whatever fails is put off, some of it for longer than a minute.
+    watch.expect("QrisCancelCommandsOld", &["refused", "ifortepay", "shut", "bnc", "paced"]);
+    watch.fires("QrisCancelCommandsWait", "waiting").await;
+    watch.fires("QrisCancelAccountMisconfigured", "bnc").await;
+    watch.fires("QrisCancelBreakerOpen", "paced").await;
+    watch.tiles(&[PROVIDER, KEYS], &[BROKER, US]).await;
+    watch.fires("QrisCancelClockSkew", "paced").await;
+    watch.fires("QrisCancelPausedLong", "shut").await;
+    watch.fires("QrisCancelQueueWithoutConsumer", "gone").await;
+    watch.fires("QrisCancelEventsUnrouted", NONE).await;
+    watch.fires("QrisCancelBudgetBurnsFast", NONE).await;
+    watch.fires("QrisCancelBudgetBurnsSlowly", NONE).await;
+    watch.fires("QrisCancelKeysRefused", "refused").await;
+    watch.fires("QrisCancelCommandsOld", "refused").await;
+    every_query_has_data(&watch.stage).await;
 
     told("a worker starts again and again");
+    watch.expect("QrisCancelWorkerRestarts", &[NONE]);
+    // Prometheus may come while it is down; and its breakers begin anew, so that the keys are refused without one to say it.
+    watch.expect("QrisCancelWorkerDown", &[NONE]);
+    watch.expect("QrisCancelKeysRefused", &["bnc"]);
     let begun = Instant::now();
-    while !stage.prometheus.firing().await.contains(&"QrisCancelWorkerRestarts".to_owned()) && begun.elapsed() < SOON {
-        stage.restart_second(|settings| settings).await;
+    while !watch.is_firing("QrisCancelWorkerRestarts", NONE).await && begun.elapsed() < SOON {
+        watch.stage.restart_second(|settings| settings).await;
         // Until Prometheus has seen it.
         tokio::time::sleep(Duration::from_millis(2_500)).await;
     }
-    fire(&stage, &mut seen, &["QrisCancelWorkerRestarts"]).await;
+    watch.fires("QrisCancelWorkerRestarts", NONE).await;
 
     told("a consumer's queue refuses events");
-    stage.bind_a_queue_that_refuses().await;
-    fire(&stage, &mut seen, &["QrisCancelPublishesNacked", "QrisCancelNothingEnds"]).await;
-    stage.delete_the_queue_that_refuses().await;
+    watch.expect("QrisCancelPublishesNotConfirmed", &[NONE]);
+    watch.expect("QrisCancelNothingEnds", &[NONE]);
+    watch.expect("QrisCancelCommandsOld", &["waiting"]);
+    watch.stage.bind_a_queue_that_refuses().await;
+    watch.fires("QrisCancelPublishesNotConfirmed", NONE).await;
+    watch.fires("QrisCancelNothingEnds", NONE).await;
+    watch.stage.delete_the_queue_that_refuses().await;
+    watch.ends("QrisCancelPublishesNotConfirmed").await;
 
     told("the broker has an alarm");
-    stage.broker.ctl(&["set_vm_memory_high_watermark", "0.00001"]);
-    fire(&stage, &mut seen, &["QrisCancelBrokerBlocked"]).await;
-    stage.broker.ctl(&["set_vm_memory_high_watermark", "0.6"]);
+    watch.expect("QrisCancelBrokerBlocked", &[NONE]);
+    watch.stage.broker.ctl(&["set_vm_memory_high_watermark", "0.00001"]);
+    watch.fires("QrisCancelBrokerBlocked", NONE).await;
+    watch.tiles(&[BROKER], &[US]).await;
+    watch.stage.broker.ctl(&["set_vm_memory_high_watermark", "0.6"]);
+    watch.ends("QrisCancelBrokerBlocked").await;
+
+    told("everything is well again, and nobody publishes");
+    watch.stage.bind_reader_again().await;
+    watch.stage.mend(&["gone", "refused"]).await;
+    for alert in ["BreakerOpen", "AccountMisconfigured", "QueueWithoutConsumer", "EventsUnrouted", "PausedLong"] {
+        watch.ends(&format!("QrisCancel{alert}")).await;
+    }
+    watch.stage.stop_load();
+    watch.idle(Duration::from_secs(20), &["QrisCancelBudgetBurnsSlowly", "QrisCancelBudgetBurnsFast"]).await;
+    watch.tiles(&[], &[PROVIDER, BROKER, KEYS, US]).await;
 
     told("a worker dies, then the broker, then there is nothing to watch");
-    stage.stop_load();
-    stage.workers[0].kill();
-    fire(&stage, &mut seen, &["QrisCancelWorkerDown"]).await;
-    stage.broker.stop();
-    fire(&stage, &mut seen, &["QrisCancelBrokerNotConnected", "QrisCancelBrokerUnseen"]).await;
-    stage.prometheus.watch(&[], &stage.plugin()).await;
-    fire(&stage, &mut seen, &["QrisCancelWorkerMissing"]).await;
+    watch.stage.workers[0].kill();
+    watch.fires("QrisCancelWorkerDown", NONE).await;
+    watch.tiles(&[US], &[PROVIDER, BROKER, KEYS]).await;
+    watch.expect("QrisCancelBrokerNotConnected", &[NONE]);
+    watch.expect("QrisCancelBrokerUnseen", &[NONE]);
+    watch.stage.broker.stop();
+    watch.fires("QrisCancelBrokerNotConnected", NONE).await;
+    watch.fires("QrisCancelBrokerUnseen", NONE).await;
+    watch.tiles(&[BROKER, US], &[PROVIDER, KEYS]).await;
+    watch.expect("QrisCancelWorkerMissing", &[NONE]);
+    watch.stage.prometheus.watch(&[], &watch.stage.plugin()).await;
+    watch.fires("QrisCancelWorkerMissing", NONE).await;
+    watch.tiles(&[BROKER, US], &[PROVIDER, KEYS]).await;
 
     let all: BTreeSet<_> = rules::alerts().into_iter().map(|alert| alert.name).collect();
-    assert_eq!(seen, all, "each alert has its fault here");
+    assert_eq!(watch.seen, all, "each alert has its fault here");
+}
+
+/// Looks at Prometheus while one thing after the other goes wrong.
+struct Watch {
+    stage: Stage,
+    /// What may fire by now: alerts, and the accounts that they are about.
+    expected: Vec<(&'static str, &'static [&'static str])>,
+    seen: BTreeSet<String>,
+}
+
+impl Watch {
+    fn expect(&mut self, alert: &'static str, accounts: &'static [&'static str]) {
+        self.expected.push((alert, accounts));
+    }
+
+    /// What fires. Nothing does that is not expected.
+    async fn firing(&self) -> BTreeSet<(String, String)> {
+        let firing = self.stage.prometheus.firing().await;
+        for (alert, account) in &firing {
+            let is_expected =
+                self.expected.iter().any(|(name, accounts)| name == alert && accounts.contains(&account.as_str()));
+            assert!(is_expected, "{alert} fires for {account:?}, and nothing like that has happened");
+        }
+        firing
+    }
+
+    async fn is_firing(&self, alert: &str, account: &str) -> bool {
+        self.firing().await.contains(&(alert.to_owned(), account.to_owned()))
+    }
+
+    async fn fires(&mut self, alert: &str, account: &str) {
+        let begun = Instant::now();
+        while !self.is_firing(alert, account).await {
+            assert!(begun.elapsed() < SOON, "{alert} {account} does not fire; these do: {:?}", self.firing().await);
+            tokio::time::sleep(Duration::from_millis(250)).await;
+        }
+        eprintln!("{alert} {account} fires after {:.1} s", begun.elapsed().as_secs_f32());
+        self.seen.insert(alert.to_owned());
+    }
+
+    async fn ends(&self, alert: &str) {
+        let begun = Instant::now();
+        while self.firing().await.iter().any(|(name, _)| name == alert) {
+            assert!(begun.elapsed() < SOON * 2, "{alert} does not end");
+            tokio::time::sleep(Duration::from_millis(250)).await;
+        }
+        eprintln!("{alert} ends after {:.1} s", begun.elapsed().as_secs_f32());
+    }
+
+    /// Once only these fire, as they remember for longer, no other begins while nothing happens.
+    async fn idle(&self, time: Duration, remember: &[&str]) {
+        let others = async || {
+            let firing = self.firing().await;
+            firing.into_iter().filter(|(alert, _)| !remember.contains(&alert.as_str())).collect::<Vec<_>>()
+        };
+        let begun = Instant::now();
+        while !others().await.is_empty() {
+            assert!(begun.elapsed() < SOON * 2, "all is well, and these fire: {:?}", others().await);
+            tokio::time::sleep(Duration::from_millis(250)).await;
+        }
+        eprintln!("all is calm after {:.1} s", begun.elapsed().as_secs_f32());
+        let begun = Instant::now();
+        while begun.elapsed() < time {
+            assert_eq!(others().await, [], "nothing happens");
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+    }
+
+    /// These tiles of the first row are red, and the others are not.
+    async fn tiles(&self, red: &[&str], green: &[&str]) {
+        let begun = Instant::now();
+        for tile in red.iter().chain(green) {
+            let expr = queries::of_panel("overview", tile, ".*").replace("[15m]", "[30s]");
+            loop {
+                let shown = self.stage.prometheus.query(&expr).await;
+                assert_eq!(shown.len(), 1, "{expr}: {shown:?}");
+                if (shown[0].1 >= 1.0) == red.contains(tile) {
+                    break;
+                }
+                assert!(begun.elapsed() < SOON, "tile {tile} shows {}, and red are {red:?}", shown[0].1);
+                tokio::time::sleep(Duration::from_millis(250)).await;
+            }
+        }
+    }
 }
 
 async fn in_quiet_no_alert_fires(stage: &Stage, time: Duration) {
@@ -87,12 +237,22 @@ async fn in_quiet_no_alert_fires(stage: &Stage, time: Duration) {
         );
         tokio::time::sleep(Duration::from_millis(250)).await;
     }
+    let mut load = stage.start_the_stacks_load();
     let begun = Instant::now();
     while begun.elapsed() < time {
         let firing = stage.prometheus.firing().await;
         assert!(firing.is_empty(), "nothing is wrong, and {firing:?} fire");
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
+    load.kill().unwrap();
+    load.wait().unwrap();
+    let transactions = stage.places[0].get("/_sandbox/transactions").await;
+    // Those of the test are called LOAD.
+    let of_the_stack = |seen: &&serde_json::Value| {
+        seen["state"] == "canceled" && seen["originalReferenceNo"].as_str().unwrap().starts_with("R1")
+    };
+    let canceled = transactions.as_array().unwrap().iter().filter(of_the_stack).count();
+    assert!(canceled >= 3, "dashboards/stack/load.sh publishes nothing that ends well: {transactions}");
     let ended = stage.prometheus.query("sum(qris_cancel_results_total{outcome=\"canceled\"})").await;
     assert!(ended[0].1 > 50.0, "there was work: {ended:?}");
 }
@@ -113,7 +273,6 @@ async fn the_worker_serves_metrics_as_prometheus_wants_them(stage: &Stage) {
 
 /// Each of its commands is typed as it stands there, once.
 async fn the_runbooks_commands_work(stage: &Stage) {
-    stage.leave_an_account_behind("left").await;
     let mut typed = BTreeSet::new();
     for (entry, text) in runbook::entries() {
         let account = if entry == "QrisCancelQueueWithoutConsumer" { "left" } else { "ifortepay" };
@@ -122,9 +281,6 @@ async fn the_runbooks_commands_work(stage: &Stage) {
         }
     }
     eprintln!("{} commands of the runbook work", typed.len());
-    let queue = stage.client.names.commands_of("left");
-    let options = lapin::options::QueueDeleteOptions::default();
-    stage.client.channel.queue_delete(queue.into(), options).await.unwrap();
 }
 
 async fn faulty_commands(stage: &Stage) {
@@ -148,7 +304,8 @@ async fn faulty_commands(stage: &Stage) {
     });
 }
 
-/// The second worker's: a wrong key, a provider that is down and lives in another time, an account that is paused.
+/// The second worker's: a wrong key, a provider that is down and lives in another time, an account that is paused, and one that only
+/// it has, with a wrong key.
 async fn spoilt_settings(stage: &Stage) -> String {
     let place = &stage.places[1];
     let other = place.dir.path().join("other-key");
@@ -157,20 +314,13 @@ async fn spoilt_settings(stage: &Stage) -> String {
     let text = read(&place.config).replace("state = \"active\"", "state = \"paused\"");
     let text = text.replace(&format!("{}/paced", place.provider), &provider_of_another_time().await);
     let (before, bnc) = text.split_once("[accounts.bnc]").unwrap();
-    format!("{before}[accounts.bnc]{}", bnc.replacen(KEY, other.to_str().unwrap(), 1))
-}
-
-/// Waits until these alerts fire.
-async fn fire(stage: &Stage, seen: &mut BTreeSet<String>, names: &[&str]) {
-    for name in names {
-        let begun = Instant::now();
-        while !stage.prometheus.firing().await.iter().any(|firing| firing == name) {
-            assert!(begun.elapsed() < SOON, "{name} does not fire; these do: {:?}", stage.prometheus.firing().await);
-            tokio::time::sleep(Duration::from_millis(250)).await;
-        }
-        eprintln!("{name} fires after {:.1} s", begun.elapsed().as_secs_f32());
-        seen.insert((*name).to_owned());
-    }
+    let refused = format!(
+        "[accounts.refused]\nprofile = \"ifortepay\"\nbase_url = \"{}/waiting\"\npartner_id = \"IFP2024067944\"\n\
+         private_key = {{ file = \"{}\" }}\n",
+        place.provider,
+        other.display()
+    );
+    format!("{before}[accounts.bnc]{}\n{refused}", bnc.replacen(KEY, other.to_str().unwrap(), 1))
 }
 
 async fn every_query_has_data(stage: &Stage) {

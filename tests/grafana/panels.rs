@@ -55,7 +55,7 @@ struct Panel {
     /// "0 closed green"
     #[serde(default)]
     text: Vec<String>,
-    /// The alert with the same threshold.
+    /// The alert whose entry of the runbook says what to do when this looks bad.
     alert: Option<String>,
     /// The dashboard with more of it.
     link: Option<String>,

@@ -3,6 +3,7 @@
 use super::{HERE, rules, support};
 use serde_json::Value;
 use std::{
+    collections::BTreeSet,
     path::PathBuf,
     process::{Child, Command, Stdio},
     time::Duration,
@@ -10,6 +11,8 @@ use std::{
 
 /// A command is late after five seconds here, not after a minute.
 const LATE: &str = "5";
+/// One that is put off is old after a minute, not after two hours.
+const OLD: &str = "60";
 
 pub struct Prometheus {
     child: Child,
@@ -23,7 +26,7 @@ impl Prometheus {
         let dir = tempfile::tempdir().unwrap();
         let address = format!("127.0.0.1:{}", free_port());
         write_config(&dir.path().join("prometheus.yml"), workers, broker);
-        std::fs::write(dir.path().join("qris-cancel.rules.yml"), rules::hastened(LATE)).unwrap();
+        std::fs::write(dir.path().join("qris-cancel.rules.yml"), rules::hastened(LATE, OLD)).unwrap();
         let log = std::fs::File::create(dir.path().join("log")).unwrap();
         let child = Command::new("prometheus")
             .arg(format!("--config.file={}", dir.path().join("prometheus.yml").display()))
@@ -68,14 +71,11 @@ impl Prometheus {
         self.query(expr).await.iter().any(|(_, value)| !value.is_nan())
     }
 
-    /// The alerts that fire.
-    pub async fn firing(&self) -> Vec<String> {
+    /// The alerts that fire, and the account that each is about, if it is about one.
+    pub async fn firing(&self) -> BTreeSet<(String, String)> {
         let alerts = self.query("ALERTS{alertstate=\"firing\"}").await;
-        let mut names: Vec<_> =
-            alerts.iter().map(|(labels, _)| labels["alertname"].as_str().unwrap().to_owned()).collect();
-        names.sort();
-        names.dedup();
-        names
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        alerts.iter().map(|(labels, _)| (text(&labels["alertname"]), text(&labels["account"]))).collect()
     }
 }
 

@@ -23,10 +23,16 @@ pub fn alerts() -> Vec<Alert> {
     alerts.collect()
 }
 
-/// The rules with two seconds for a minute, waits of six to ten, and another bound for a late command. A busy machine may miss a
-/// scrape or two.
-pub fn hastened(late: &str) -> String {
-    let text = read(RULES).replace("le=\"60\"", &format!("le=\"{late}\""));
+/// The rules with two seconds for a minute, waits of six to ten, and other bounds for a late command and an old one. A busy machine
+/// may miss a scrape or two.
+pub fn hastened(late: &str, old: &str) -> String {
+    let mut text = read(RULES);
+    for (bound, short) in [("60", late), ("7200", old)] {
+        let (bound, short): (String, String) = [bound, short].map(|seconds| format!("le=~\"{seconds}([.]0)?\"")).into();
+        assert!(text.contains(&bound), "no rule asks for {bound}");
+        text = text.replace(&bound, &short);
+    }
+    text = text.replace("] offset 15m)", "] offset 30s)");
     let mut hastened = String::new();
     for line in text.lines() {
         match line.trim().strip_prefix("for: ") {

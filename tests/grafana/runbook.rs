@@ -19,8 +19,8 @@ fn sections() -> impl Iterator<Item = (String, String)> {
     owned.collect::<Vec<_>>().into_iter()
 }
 
-/// The commands of an entry, as they are to be typed, one a line.
+/// The commands of an entry, as they are to be typed, one a line; an indented line goes on with the one before it.
 pub fn commands(entry: &str) -> Vec<String> {
-    let blocks = entry.split("```sh\n").skip(1).map(|rest| rest.split("```").next().unwrap());
-    blocks.flat_map(str::lines).map(str::to_owned).collect()
+    let blocks = entry.split("```sh\n").skip(1).map(|rest| rest.split("```").next().unwrap().replace("\n  ", ""));
+    blocks.flat_map(|block| block.lines().map(str::to_owned).collect::<Vec<_>>()).collect()
 }

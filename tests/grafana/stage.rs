@@ -11,6 +11,9 @@ use tokio::task::JoinHandle;
 
 /// Those of tests/support, and one for each thing that can befall an account.
 const ACCOUNTS: [&str; 5] = ["ifortepay", "bnc", "paced", "shut", "waiting"];
+const SOON: Duration = Duration::from_secs(60);
+/// A command that is parked, which the runbook's commands are about.
+pub const PARKED_JOB: &str = "parked-typo";
 const PREFIX: &str = "qris.cancel";
 
 /// The processes go before the files that they write.
@@ -28,7 +31,7 @@ pub struct Stage {
 
 impl Stage {
     pub async fn set() -> Self {
-        let broker = Broker::own_with_plugins("rabbitmq_prometheus,rabbitmq_management");
+        let broker = Broker::own_with_plugins("rabbitmq_prometheus,rabbitmq_management,rabbitmq_shovel");
         let pages = [(); 2].map(|()| format!("127.0.0.1:{}", free_port()));
         let first = Place::with_more(&broker, sandbox::Options::default(), more_accounts).await;
         let places = [place(&first, &pages[0]), place(&first, &pages[1])];
@@ -76,7 +79,9 @@ impl Stage {
             .env("WORKER", format!("http://{}", self.pages[0]))
             .env("RABBITMQ", format!("http://guest:guest@127.0.0.1:{}", self.broker.port("MANAGEMENT_PORT")))
             .env("PID", self.workers[0].child.id().to_string())
-            .env("ACCOUNT", account);
+            .env("ACCOUNT", account)
+            .env("NEW_ACCOUNT", "ifortepay")
+            .env("JOB", PARKED_JOB);
         // On a busy machine a check can take longer than a provider is given: then it is typed again.
         for left in (0..3).rev() {
             // The providers answer in this process.
@@ -110,6 +115,62 @@ impl Stage {
             bound.await.unwrap();
         }
         assert!(self.client.publish(account, &command("left-behind", "LEFT")).await);
+    }
+
+    /// Publishes a command a second, as the stack of containers does.
+    pub fn start_the_stacks_load(&self) -> std::process::Child {
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/dashboards/stack/load.sh");
+        let management = format!("http://guest:guest@127.0.0.1:{}", self.broker.port("MANAGEMENT_PORT"));
+        Command::new("sh").arg(script).env("RABBITMQ", management).spawn().unwrap()
+    }
+
+    /// What the runbook's commands deal with: parked commands, an account that was left behind, an event that nobody has read.
+    pub async fn leave_something_to_do(&self) {
+        self.leave_an_account_behind("left").await;
+        let mut typo = command(PARKED_JOB, "R-typo");
+        typo["reasn"] = "x".into();
+        assert!(self.client.publish("ifortepay", &typo).await);
+        let mut late = command("parked-late", "R-late");
+        late["notAfter"] = "2026-01-01T00:00:00+07:00".into();
+        assert!(self.client.publish("ifortepay", &late).await);
+        assert!(self.client.publish_raw("", &self.client.names.unrouted(), b"{}", persistent()).await);
+        let parked = self.client.names.parked();
+        until("two commands are parked", SOON, || Box::pin(async { self.client.depth(&parked).await == 2 })).await;
+    }
+
+    /// What the runbook's commands have done: the commands and the event were moved, and one of the parked ones is gone.
+    pub async fn has_been_done(&self) {
+        let names = &self.client.names;
+        for (queue, left) in [(names.commands_of("left"), 0), (names.unrouted(), 0), (names.parked(), 1)] {
+            until(&format!("{left} messages are in {queue}"), SOON, || {
+                let queue = &queue;
+                Box::pin(async move { self.client.depth(queue).await == left })
+            })
+            .await;
+        }
+        let options = QueueDeleteOptions::default();
+        self.client.channel.queue_delete(names.commands_of("left").into(), options).await.unwrap();
+    }
+
+    pub async fn bind_reader_again(&self) {
+        bind(&self.client, "orders.results").await;
+        // Whoever they were for has seen to it otherwise.
+        let options = QueuePurgeOptions::default();
+        self.client.channel.queue_purge(self.client.names.unrouted().into(), options).await.unwrap();
+    }
+
+    /// The provider is well again, the second worker's settings are good, and nothing is left of the accounts that are gone.
+    pub async fn mend(&mut self, gone: &[&str]) {
+        for account in ["ifortepay", "shut"] {
+            let none = serde_json::json!({ "faults": null, "account": account });
+            self.places[0].send("PUT", "/_sandbox/faults", &none).await;
+        }
+        let good = read(&self.places[0].config).replace(&self.pages[0], &self.pages[1]);
+        self.restart_second(|_| good).await;
+        for account in gone {
+            let options = QueueDeleteOptions::default();
+            self.client.channel.queue_delete(self.client.names.commands_of(account).into(), options).await.unwrap();
+        }
     }
 
     pub async fn unbind_reader(&self) {

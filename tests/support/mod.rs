@@ -338,7 +338,7 @@ async fn http(provider: &str, method: &str, path: &str, body: &str) -> String {
 }
 
 /// One request, and the whole answer to it.
-async fn exchange(host: &str, method: &str, path: &str, body: &str) -> String {
+pub async fn exchange(host: &str, method: &str, path: &str, body: &str) -> String {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let mut stream = tokio::net::TcpStream::connect(host).await.unwrap();
     let request = format!(
@@ -429,15 +429,21 @@ impl Worker {
 pub struct Scrape(pub String);
 
 impl Scrape {
-    /// A metric's value, or the sum over its labels' values; the name may hold labels.
+    /// A metric's value, or the sum over its labels' values; the name may hold labels. One that is not there is misspelt: the worker
+    /// shows zeros.
     pub fn sum(&self, name: &str) -> f64 {
+        self.sum_if_any(name).unwrap_or_else(|| panic!("there is no {name} in\n{}", self.0))
+    }
+
+    /// The same for what need not be there.
+    pub fn sum_if_any(&self, name: &str) -> Option<f64> {
         let (name, labels) = name.split_once('{').unwrap_or((name, "}"));
         let wanted: Vec<_> = labels.trim_end_matches('}').split(',').filter(|label| !label.is_empty()).collect();
         let lines = self.0.lines().filter(|line| {
             line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']))
                 && wanted.iter().all(|w| line.contains(w))
         });
-        lines.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
+        lines.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).reduce(|sum, value| sum + value)
     }
 }
 
