@@ -17,10 +17,12 @@ test:
 test-rabbitmq4:
 	scripts/rabbitmq4 cargo test --locked --no-fail-fast --test broker --test cli --test input --test faults --test chaos
 
-# What operators see: dashboards, alerts and the runbook, with a real Prometheus, RabbitMQ and workers. Some minutes.
+# What operators see: dashboards, alerts and the runbook, with a real Prometheus, RabbitMQ and workers. Some minutes. Where a Docker
+# engine is, it builds the image, too, and says so where none is.
 test-grafana:
 	@scripts/rabbitmq ensure
 	@scripts/prometheus ensure
+	@scripts/schemas ensure
 	cargo test --locked --test grafana
 
 # A Debian package, with a systemd unit: target/debian/qris-cancel-worker_VERSION_ARCH.deb.
