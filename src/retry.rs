@@ -99,6 +99,11 @@ impl Progress {
         (self.replay == 0).then(|| (now - self.first_seen).to_std().unwrap_or_default())
     }
 
+    /// The same where it is put off; none where it has waited for the end of a cut-off time, which takes all night and is no fault.
+    pub fn age_of_retry(&self, now: DateTime<Utc>) -> Option<Duration> {
+        self.age(now).filter(|_| self.cut_off.is_zero())
+    }
+
     /// Taken out of parking: everything begins anew, with a query, and what was done is remembered.
     pub fn replayed(self, not_after: Option<DateTime<Utc>>) -> Self {
         Self {
@@ -275,6 +280,18 @@ mod tests {
 
     fn progress(attempts: u32) -> Progress {
         Progress { attempts, ..Progress::new(DateTime::UNIX_EPOCH) }
+    }
+
+    #[test]
+    fn neither_parking_nor_a_closing_time_makes_a_command_old() {
+        let now = DateTime::UNIX_EPOCH + Duration::from_secs(90);
+        let ages = |progress: &Progress| (progress.age(now), progress.age_of_retry(now));
+        let old = Some(Duration::from_secs(90));
+        assert_eq!(ages(&progress(1)), (old, old));
+        assert_eq!(ages(&Progress { cut_off: Duration::from_secs(300), ..progress(1) }), (old, None));
+        assert_eq!(ages(&progress(1).replayed(None)), (None, None));
+        // Clocks of workers differ.
+        assert_eq!(Progress::new(now).age(DateTime::UNIX_EPOCH), Some(Duration::ZERO));
     }
 
     /// The schedule of a command that is always told the same, with the longest jitter.

@@ -287,8 +287,7 @@ impl Outbox for AmqpOutbox {
         why: Later,
         delay: Duration,
     ) -> Result<(), NotConfirmed> {
-        // What waits for the end of a cut-off time waits all night, and is no fault.
-        let age = progress.age(RealWorld.now()).filter(|_| progress.cut_off.is_zero());
+        let age = progress.age_of_retry(RealWorld.now());
         self.wait(message, Some(why), delay, age, headers::of_progress(progress)).await
     }
 
