@@ -184,8 +184,8 @@ impl Soak {
         }
     }
 
-    /// Commands that wait somewhere, or are in somebody's hands.
-    async fn moving(&self) -> u64 {
+    /// Commands that wait somewhere.
+    async fn waiting(&self) -> u64 {
         let names = &self.place.names;
         let mut queues: Vec<_> = (0..15).map(|k| names.bucket_for(Duration::from_millis(250 << k)).0).collect();
         queues.dedup();
@@ -196,6 +196,20 @@ impl Soak {
             waiting += u64::from(self.client.depth(&queue).await);
         }
         waiting
+    }
+
+    /// Commands in somebody's hands.
+    async fn in_hand(&self) -> u64 {
+        let (broker, prefix) = (self.place.broker.clone(), self.place.prefix.clone());
+        tokio::task::spawn_blocking(move || broker.in_hand(&prefix)).await.unwrap()
+    }
+
+    /// Nobody makes the one that lives on die, and no worker panics.
+    fn workers_must_be_well(&mut self) {
+        let ended = self.steady.0.try_wait().unwrap();
+        let logs = [STEADY, MORTAL].map(|log| read(self.place.dir.path().join(log)));
+        let panicked = logs.iter().flat_map(|log| log.lines()).find(|line| line.contains("panicked"));
+        assert!(ended.is_none() && panicked.is_none(), "the worker that lives on: {ended:?}; a log: {panicked:?}");
     }
 
     /// The jobs that by the workers' logs the broker has delivered again: nobody confirmed what became of them in time, or
@@ -215,13 +229,19 @@ impl Soak {
         let begun = Instant::now();
         let mut all_told = None;
         let (mut since, mut before) = (Instant::now(), u64::MAX);
-        while since.elapsed() < QUIET || all_told.is_none() {
+        loop {
+            if all_told.is_some() && since.elapsed() >= QUIET {
+                if self.in_hand().await == 0 {
+                    break;
+                }
+                since = Instant::now();
+            }
             tokio::time::sleep(Duration::from_millis(100)).await;
             let (told, heard) = (self.round().told, self.heard.load(Ordering::Relaxed));
             if told >= size && all_told.is_none() {
                 all_told = Some(Instant::now());
             }
-            let is_quiet = all_told.is_some() && heard == before && self.moving().await == 0;
+            let is_quiet = all_told.is_some() && heard == before && self.waiting().await == 0;
             if !is_quiet {
                 since = Instant::now();
             }
@@ -260,6 +280,7 @@ async fn die_now_and_then(soak: &Soak, mut mortal: Hand, until: usize, mut rando
     while soak.round().told < until && begun.elapsed() < LIMIT {
         tokio::time::sleep(Duration::from_secs_f64(1.0 + random.f64() * 20.0)).await;
         let kill = random.u8(..3) > 0;
+        assert_eq!(mortal.0.try_wait().unwrap(), None, "it dies when it is made to, and not before");
         // A stop takes as long as what has begun; the other worker goes on.
         let ended = tokio::task::spawn_blocking(move || mortal.end(if kill { "-KILL" } else { "-TERM" }));
         ended.await.unwrap();
@@ -360,6 +381,7 @@ async fn run(jobs: u64) {
         let memory_mib = soak.steady.memory_mib();
         provider.end().await;
         soak.mortal = mortal;
+        soak.workers_must_be_well();
         let closed = std::mem::replace(&mut *soak.round(), Round::new(seed, u64::MAX, 0));
         books.add(closed.close(&transactions, calm, &soak.delivered_again()));
         for (fault, times) in picture["injected"].as_object().unwrap() {

@@ -6,7 +6,7 @@ mod support;
 use qris_cancel_worker::sandbox;
 use serde_json::json;
 use std::time::{Duration, Instant};
-use support::{ledger::Ledger, *};
+use support::{ledger::Ledger, relay::Relay, *};
 
 const COMMANDS: usize = 5_000;
 const KILLS: usize = 3;
@@ -33,7 +33,10 @@ fn is_faulty(at: usize) -> bool {
 async fn chaos_loses_nothing_and_contradicts_nothing() {
     let options = sandbox::Options { faults: "0.3".parse().unwrap(), seed: 42, ..sandbox::Options::default() };
     let broker = Broker::shared();
-    let place = Place::new(broker, options).await;
+    let mut place = Place::new(broker, options).await;
+    let host = broker.url.split(['@', '/']).nth(3).unwrap();
+    let relay = Relay::start(host).await;
+    place.url = broker.url.replace(host, &relay.address.to_string());
     // Calls that hang shall not take the day, and attempts shall not run out.
     let text = read(&place.config)
         .replace("timeout_ms = 2_000", "max_in_flight = 250\ntimeout_ms = 1_500")
@@ -42,6 +45,7 @@ async fn chaos_loses_nothing_and_contradicts_nothing() {
     std::fs::write(&place.config, text).unwrap();
 
     let ledger = Ledger::open(&place, &broker.url, &["ifortepay", "bnc"]).await;
+    ledger.follow(&relay);
     let mut worker = place.worker().await;
     let known: Vec<_> = (0..COMMANDS)
         .map(|at| {
@@ -92,6 +96,7 @@ async fn chaos_loses_nothing_and_contradicts_nothing() {
     let account = ledger.close(LIMIT).await;
     println!("{account} in {:?}, {KILLS} kills, faults {}", begun.elapsed(), place.get("/_sandbox").await["injected"]);
     account.must_hold();
+    place.workers_must_be_well();
     assert_eq!(account.commands, COMMANDS);
     // What expired cannot be told from what never was at a provider that says "not found" for both.
     assert!(account.outcomes["unresolved"] <= COMMANDS / 10, "{account}");

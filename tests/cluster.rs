@@ -81,6 +81,7 @@ impl<'a> Rig<'a> {
         }
         std::fs::write(&place.config, text).unwrap();
         let ledger = Ledger::open(&place, &place.url, &ACCOUNTS).await;
+        ledger.follow(&balancer);
         // RabbitMQ forgets a quorum queue that is not a second old when it is killed.
         tokio::time::sleep(Duration::from_secs(2)).await;
         let trickle = ledger.trickle("job", EVERY);
@@ -116,6 +117,7 @@ impl<'a> Rig<'a> {
         let account = self.ledger.close(ALL_RELEASED_WITHIN).await;
         Row::new(TOPIC, fault, &account, lasted, Some(recovered), self.begun.elapsed()).write();
         account.must_hold();
+        self.place.workers_must_be_well();
         assert!(full() || recovered < BACK_WITHIN, "it took {recovered:?} to come back\n{}", self.worker.read_log());
     }
 }

@@ -258,6 +258,7 @@ impl Rig {
         let lasted = *self.lasted.lock().unwrap();
         Row::new(topic, fault, &account, lasted, recovered, self.begun.elapsed()).write();
         account.must_hold();
+        self.place.workers_must_be_well();
         assert!(account.commands > 0, "nothing was published");
         account
     }

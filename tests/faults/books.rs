@@ -22,7 +22,7 @@ fn judged(events: Vec<Value>, transaction: Value, parked: &[&str]) -> (usize, us
 
 fn account_of(events: Vec<Value>, transaction: Value, parked: &[&str], redelivered: Option<u64>) -> Account {
     let entry = Entry { account: "bnc".into(), reference: "R".into(), confirmed: true, faulty: false };
-    let book = Book { commands: [("j".to_owned(), entry)].into(), events };
+    let book = Book { commands: [("j".to_owned(), entry)].into(), events, ..Book::default() };
     let parked = parked.iter().map(|&job| job.to_owned()).collect();
     let redelivered = redelivered.map(|times| [("j".to_owned(), times)].into());
     judge(&book, &Rest { transactions: vec![transaction], parked, redelivered })
@@ -72,14 +72,93 @@ fn calls_without_a_record_are_no_more_than_redeliveries_explain() {
     assert_eq!(called(&["query", "cancel", "cancel"], 1), (1, 0));
     assert_eq!(called(&["query", "cancel", "query", "query", "cancel"], 2), (1, 0));
     // More cancels, or more queries, than the visits that were broken off can have made.
-    assert_eq!(called(&["query", "cancel", "cancel"], 0), (1, 1));
-    assert_eq!(called(&["query", "cancel", "cancel", "cancel"], 1), (2, 1));
+    assert_eq!(called(&["query", "cancel", "query", "cancel"], 0), (1, 1));
+    assert_eq!(called(&["query", "cancel", "query", "cancel", "query", "cancel"], 1), (2, 1));
     assert_eq!(called(&["query", "cancel", "query", "query"], 1), (0, 1));
     // A call that was turned away is made once more in the same visit.
-    let mut seen = transaction(&[("pending", "first call"), ("canceled", "cancel")]);
-    seen["lastCalls"] = json!([
-        { "operation": "cancel", "externalId": "0", "code": "4017701" }, { "operation": "cancel", "externalId": "1" }
-    ]);
-    let account = account_of(vec![event("1", "canceled")], seen, &[], Some(0));
+    let account = answered(&[("cancel", "4017701"), ("cancel", "2007700")], 0);
     assert_eq!(account.contradicted.len(), 0, "{account}");
+}
+
+#[test]
+fn calls_too_many_to_keep_are_counted() {
+    let with_total = |cancels: u64, queries: u64, redelivered| {
+        let mut seen = transaction(&[("pending", "first call"), ("canceled", "cancel")]);
+        seen["calls"] = json!({ "cancel": cancels, "query": queries });
+        let mut told = event("1", "canceled");
+        told["data"]["callsTotal"] = 30.into();
+        account_of(vec![told.clone(), told], seen, &[], Some(redelivered)).contradicted.len()
+    };
+    assert_eq!(with_total(15, 15, 0), 0);
+    assert_eq!(with_total(15, 16, 0), 1);
+    assert_eq!(with_total(16, 17, 1), 0);
+    assert_eq!(with_total(17, 17, 1), 1);
+}
+
+/// The calls that the provider has had, with its answers.
+fn answered(calls: &[(&str, &str)], redelivered: u64) -> Account {
+    let mut seen = transaction(&[("pending", "first call"), ("canceled", "cancel")]);
+    let last = calls
+        .iter()
+        .enumerate()
+        .map(|(at, (operation, code))| json!({ "operation": operation, "code": code, "externalId": at.to_string() }));
+    seen["lastCalls"] = last.collect();
+    for operation in ["cancel", "query"] {
+        seen["calls"][operation] = calls.iter().filter(|call| call.0 == operation).count().into();
+    }
+    account_of(vec![event("1", "canceled")], seen, &[], Some(redelivered))
+}
+
+#[test]
+fn who_cancels_again_has_asked() {
+    let unasked = |calls: &[(&str, &str)], redelivered| {
+        let account = answered(calls, redelivered);
+        let named = account.contradicted.iter().filter(|one| one.starts_with("cancelled again without")).count();
+        (named, account.cancelled_beside.len())
+    };
+    let (first, asked, gone) = (("cancel", "2007700"), ("query", "2005100"), ("cancel", "4047700"));
+    let (turned_away, unknown) = (("cancel", "4297700"), ("cancel", "5047700"));
+    assert_eq!(unasked(&[first, asked], 1), (0, 0));
+    assert_eq!(unasked(&[turned_away, first], 0), (0, 0));
+    assert_eq!(unasked(&[unknown, asked, first], 0), (0, 0));
+    // The worker died after the first; who came after it asked too late.
+    assert_eq!(unasked(&[first, gone, asked], 1), (1, 0));
+    assert_eq!(unasked(&[turned_away, unknown, first], 1), (1, 0));
+    assert_eq!(unasked(&[unknown, unknown, unknown, first, asked], 3), (1, 0));
+    // The worker died with the retry's copy published and the original not acknowledged: both live on.
+    assert_eq!(unasked(&[turned_away, asked, first, gone, asked], 1), (0, 1));
+    assert_eq!(unasked(&[turned_away, asked, first, gone, asked], 0), (1, 0));
+    assert_eq!(unasked(&[turned_away, asked, first, gone, gone, asked], 1), (1, 0));
+}
+
+#[test]
+fn what_does_not_belong_together_is_named() {
+    let canceled = || transaction(&[("pending", "first call"), ("canceled", "cancel")]);
+    // One id for two outcomes.
+    let both = vec![event("1", "unresolved"), event("1", "canceled")];
+    let account = account_of(both, canceled(), &["j"], Some(0));
+    assert!(account.contradicted.iter().any(|one| one.starts_with("one id for two outcomes")), "{account}");
+    // Told, and never published.
+    let mut stranger = event("1", "canceled");
+    stranger["data"]["jobId"] = "somebody's".into();
+    let account = account_of(vec![stranger, event("2", "canceled")], canceled(), &[], Some(0));
+    let named = r#""somebody's" is told and was never published"#;
+    assert_eq!(account.contradicted, [named], "{account}");
+    // Parked, and no event says so, which only a death in between explains.
+    let parked = |redelivered| account_of(vec![event("1", "canceled")], canceled(), &["j"], Some(redelivered));
+    assert!(parked(0).contradicted[0].starts_with("parked, and no event says so"));
+    assert_eq!(parked(1).contradicted.len(), 0);
+}
+
+#[test]
+fn what_is_faulty_never_reaches_the_provider() {
+    let told = |faulty: bool, cancels: u64| {
+        let entry = Entry { account: "bnc".into(), reference: "R".into(), confirmed: true, faulty };
+        let book =
+            Book { commands: [("j".to_owned(), entry)].into(), events: vec![event("1", "invalid")], ..Book::default() };
+        let mut seen = transaction(&[("pending", "first call")]);
+        seen["calls"] = json!({ "cancel": cancels, "query": 0 });
+        judge(&book, &Rest { transactions: vec![seen], parked: vec!["j".into()], redelivered: None }).contradicted.len()
+    };
+    assert_eq!((told(true, 0), told(true, 1), told(false, 0)), (0, 1, 1));
 }

@@ -193,7 +193,7 @@ async fn a_log_that_cannot_be_written() {
     rig.stop_trickle().await;
     let full_disk = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
     let child = rig.place.command(&["run"]).stdout(Stdio::null()).stderr(full_disk).spawn().unwrap();
-    let mut worker = Worker { child, log: "/dev/null".into() };
+    let mut worker = rig.place.begun(child, "/dev/null".into());
     rig.start_trickle("unlogged");
     rig.ledger.until_told(100, SOON).await;
     assert_eq!(worker.stop("-TERM").await.0, 0);
@@ -229,7 +229,7 @@ async fn the_clock_jumps() {
         .env("FAKETIME_NO_CACHE", "1")
         .env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
     let child = run.stderr(std::fs::File::create(&log).unwrap()).spawn().unwrap();
-    let worker = Worker { child, log };
+    let worker = rig.place.begun(child, log);
     rig.ledger.until_told(50, SOON).await;
     // A small jump is nobody's business; of a large one the provider refuses every signature.
     for jump in ["+60", "-60", "+3600", "-3600"] {

@@ -6,7 +6,7 @@ use super::{
 };
 use lapin::{options::*, types::FieldTable};
 use qris_cancel_worker::{amqp::topology::Names, sandbox};
-use std::{process::Command, time::Duration};
+use std::{process::Command, sync::Mutex, time::Duration};
 use tokio::task::JoinHandle;
 
 /// Those of tests/support, and one for each thing that can befall an account.
@@ -239,7 +239,8 @@ fn place(like: &Place, page: &str) -> Place {
     let text = text.replace("confirm_timeout_ms = 5_000", "confirm_timeout_ms = 30_000");
     std::fs::write(&config, text).unwrap();
     let (url, provider) = (like.url.clone(), like.provider.clone());
-    Place { dir, url, names: Names::new(PREFIX), prefix: PREFIX.into(), config, provider, inside: Vec::new() }
+    let (names, inside, broker, workers) = (Names::new(PREFIX), Vec::new(), like.broker.clone(), Mutex::default());
+    Place { dir, url, names, prefix: PREFIX.into(), config, provider, inside, broker, workers }
 }
 
 /// An order service's queue for results, with somebody who reads it.

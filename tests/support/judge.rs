@@ -1,5 +1,6 @@
 //! The promises, command by command: what the books must say, and what breaks a promise.
 
+use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,6 +22,8 @@ pub struct Entry {
 pub struct Book {
     pub commands: BTreeMap<String, Entry>,
     pub events: Vec<Value>,
+    /// When each of the events came.
+    pub came: Vec<DateTime<Utc>>,
 }
 
 /// What the provider and the parking queue say at the end.
@@ -44,6 +47,11 @@ pub struct Account {
     pub repeats: usize,
     /// Cancels that reached the provider and stand in no event: a worker died, or lost the broker, between call and event.
     pub unrecorded: usize,
+    /// How often commands came to a worker again.
+    pub redelivered: u64,
+    /// Jobs that were cancelled again without a question between, by a copy that waited for its retry while the original,
+    /// delivered again, asked and cancelled. The provider says of the second that there is nothing left to cancel.
+    pub cancelled_beside: Vec<String>,
     pub outcomes: BTreeMap<String, usize>,
 }
 
@@ -84,10 +92,17 @@ pub fn judge(book: &Book, rest: &Rest) -> Account {
         let seen = transactions.get(&(entry.account.as_str(), entry.reference.as_str())).copied().unwrap_or(&none);
         let evidence = || format!("{job} {entry:?}\n  told {told:?}\n  provider {seen}");
 
+        let again = rest.redelivered.as_ref().map(|redelivered| redelivered.get(job).copied().unwrap_or_default());
+        account.redelivered += again.unwrap_or_default();
+
         // 1. None is lost.
-        let is_kept = !outcomes.iter().any(for_a_person) || parked.contains(job.as_str());
-        if entry.confirmed && (told.is_empty() || !is_kept) {
+        let (is_told, is_parked) = (outcomes.iter().any(for_a_person), parked.contains(job.as_str()));
+        if entry.confirmed && (told.is_empty() || is_told && !is_parked) {
             account.lost.push(evidence());
+        }
+        // Whoever parked it without saying so has died in between, and a later delivery found another outcome.
+        if is_parked && !is_told && again == Some(0) {
+            account.contradicted.push(format!("parked, and no event says so: {}", evidence()));
         }
         // 2. Settled outcomes differ only where the provider's state did. 3. They are what the provider did.
         let states: BTreeSet<_> =
@@ -112,18 +127,25 @@ pub fn judge(book: &Book, rest: &Rest) -> Account {
             account.contradicted.push(evidence());
         }
 
-        // What the provider had of us, and no event records. The next visit must have begun with a question.
-        let beyond = |operation| unrecorded(told, seen, operation);
-        let unrecorded = beyond("cancel");
-        let has_asked = seen["calls"]["query"] != 0 || !told.iter().any(|e| e["data"]["outcome"] == "canceled");
-        if unrecorded > 0 && seen["calls"]["cancel"].as_u64() > Some(1) && !has_asked {
+        // A cancel that may have done something is followed by a question before the next one.
+        let unasked = Unasked::of(seen);
+        let explained = again.is_none_or(|again| unasked.after_a_question <= again);
+        if unasked.blind > 0 || !explained {
             account.contradicted.push(format!("cancelled again without a question: {}", evidence()));
+        } else if unasked.after_a_question > 0 {
+            account.cancelled_beside.push(job.clone());
         }
         // Only a visit that was broken off leaves calls without a record, and its command comes again. A visit is one cancel,
         // with a query before and one after it.
-        if let Some(redelivered) = rest.redelivered.as_ref().filter(|_| !told.is_empty()) {
-            let again = redelivered.get(job).map_or(0, |count| *count as usize);
-            if unrecorded > again || beyond("query") > 2 * again {
+        let beyond = |operation| unrecorded(told, seen, operation);
+        let unrecorded = beyond("cancel");
+        if let Some(again) = again.filter(|_| !told.is_empty()) {
+            let count = |name: &str| seen["calls"][name].as_u64().unwrap();
+            let is_too_many = match calls_told(told) {
+                Some(of_many) => count("cancel") + count("query") > of_many + 3 * again,
+                None => unrecorded as u64 > again || beyond("query") as u64 > 2 * again,
+            };
+            if is_too_many {
                 account
                     .contradicted
                     .push(format!("called more often than {again} redeliveries explain: {}", evidence()));
@@ -145,9 +167,57 @@ fn is_state(outcome: &str, transaction: &Value) -> bool {
     }
 }
 
-/// Calls that the provider counts beyond those that the events have. Both keep no more than twenty calls one by one.
+/// Cancels that followed one which may have done something, with no question between the two.
+#[derive(Default)]
+struct Unasked {
+    /// Nobody had asked before the first of them either.
+    blind: u64,
+    /// Somebody had: two of a command were under way at once, of which a redelivered one always asks.
+    after_a_question: u64,
+}
+
+impl Unasked {
+    fn of(seen: &Value) -> Self {
+        let total = |name: &str| seen["calls"][name].as_u64().unwrap_or_default();
+        let calls = seen["lastCalls"].as_array().unwrap();
+        // What came before the calls that are kept one by one is not known.
+        let mut has_asked = total("cancel") + total("query") > calls.len() as u64;
+        let (mut unasked, mut cancels) = (Self::default(), 0);
+        for call in calls {
+            match call["operation"].as_str() {
+                Some("cancel") if did_nothing(call) => {}
+                Some("cancel") => {
+                    cancels += 1;
+                    let count = if has_asked { &mut unasked.after_a_question } else { &mut unasked.blind };
+                    *count += u64::from(cancels > 1);
+                }
+                _ => (has_asked, cancels) = (true, 0),
+            }
+        }
+        unasked
+    }
+}
+
+/// The provider has turned it away, and said so.
+fn did_nothing(call: &Value) -> bool {
+    let code = call["code"].as_str().unwrap_or_default();
+    ["400", "401", "403", "409", "429"].iter().any(|status| code.starts_with(status))
+}
+
+/// As many as these, an event no longer keeps one by one.
+const CALLS_KEPT: u64 = 20;
+
+/// How many calls the lives of a command record that has more than are kept one by one: each life ends with an event, and a
+/// repeat tells the same again.
+fn calls_told(told: &[&Value]) -> Option<u64> {
+    let total = |event: &&Value| event["data"]["callsTotal"].as_u64().unwrap_or_default();
+    let lives: BTreeMap<_, _> = told.iter().map(|event| (event["data"]["calls"].to_string(), total(event))).collect();
+    told.iter().any(|event| total(event) > CALLS_KEPT).then(|| lives.values().sum())
+}
+
+/// Calls that the provider counts beyond those that the events have.
 fn unrecorded(told: &[&Value], seen: &Value, operation: &str) -> usize {
-    if told.iter().any(|event| event["data"]["callsTotal"].as_u64() > Some(20)) {
+    if calls_told(told).is_some() {
         return 0;
     }
     let calls = told.iter().flat_map(|event| event["data"]["calls"].as_array().into_iter().flatten());
@@ -181,15 +251,19 @@ impl fmt::Display for Account {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} commands, {} lost, {} contradicted, {} repeats, {} calls unrecorded, outcomes {:?}",
+            "{} commands, {} lost, {} contradicted, {} repeats, {} calls unrecorded, {} redelivered, {} cancelled beside, \
+             outcomes {:?}",
             self.commands,
             self.lost.len(),
             self.contradicted.len(),
             self.repeats,
             self.unrecorded,
+            self.redelivered,
+            self.cancelled_beside.len(),
             self.outcomes
         )?;
         let named = |what, all: &[String]| all.iter().take(5).map(|one| format!("\n{what}: {one}")).collect::<String>();
-        write!(f, "{}{}", named("LOST", &self.lost), named("CONTRADICTED", &self.contradicted))
+        let beside = named("cancelled beside a redelivery", &self.cancelled_beside);
+        write!(f, "{}{}{beside}", named("LOST", &self.lost), named("CONTRADICTED", &self.contradicted))
     }
 }

@@ -2,7 +2,7 @@
 //! every command, and names the one that breaks a promise.
 
 use super::{
-    Client, Place, command, exchange_json,
+    Broker, Client, Place, command, exchange_json,
     frames::Redeliveries,
     headers,
     judge::{Account, Book, Entry, Rest, judge},
@@ -34,9 +34,12 @@ const CONFIRM_WITHIN: Duration = Duration::from_secs(5);
 pub struct Ledger {
     book: Arc<Mutex<Book>>,
     url: String,
+    broker: Broker,
     names: Names,
+    prefix: String,
     accounts: Vec<String>,
     provider: String,
+    has_log: bool,
     /// Of each relay between the broker and the workers.
     redeliveries: Mutex<Vec<Redeliveries>>,
     reader: JoinHandle<()>,
@@ -68,7 +71,10 @@ impl Ledger {
         Self {
             book,
             url: url.to_owned(),
+            broker: place.broker.clone(),
             names: place.names.clone(),
+            prefix: place.prefix.clone(),
+            has_log: place.settings().results_log.is_some(),
             accounts: accounts.iter().map(|&name| name.to_owned()).collect(),
             provider: place.provider.clone(),
             redeliveries: Mutex::default(),
@@ -143,20 +149,21 @@ impl Ledger {
         self.until_told(count, limit).await;
     }
 
-    /// How long after the fault the first outcome was decided that needed what the fault had taken away.
+    /// How long after the fault the first outcome came that was decided after it, so that it needed what the fault had taken
+    /// away.
     pub async fn recovery(&self, since: DateTime<Utc>, account: Option<&str>, limit: Duration) -> Duration {
         let begun = Instant::now();
         loop {
-            let decided = self
-                .book()
-                .events
-                .iter()
-                .filter(|event| account.is_none_or(|account| event["data"]["account"] == account))
-                .map(|event| DateTime::parse_from_rfc3339(event["time"].as_str().unwrap()).unwrap().to_utc())
-                .filter(|at| *at > since)
-                .min();
-            if let Some(decided) = decided {
-                return (decided - since).to_std().unwrap();
+            let came = {
+                let book = self.book();
+                let decided = |event: &Value| DateTime::parse_from_rfc3339(event["time"].as_str().unwrap()).unwrap();
+                let events = book.events.iter().zip(&book.came);
+                let of_account =
+                    events.filter(|(event, _)| account.is_none_or(|name| event["data"]["account"] == name));
+                of_account.filter(|(event, _)| decided(event) > since).map(|(_, came)| *came).min()
+            };
+            if let Some(came) = came {
+                return (came - since).to_std().unwrap();
             }
             assert!(begun.elapsed() < limit, "nothing is told within {limit:?} after the fault");
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -181,7 +188,15 @@ impl Ledger {
             waiting = self.waiting(&client).await;
             match quiet_since {
                 _ if untold > 0 || !waiting.is_empty() => quiet_since = None,
-                Some((before, since)) if before == events => is_at_rest = since.elapsed() > QUIET,
+                Some((before, since)) if before == events => {
+                    if since.elapsed() > QUIET {
+                        let (broker, prefix) = (self.broker.clone(), self.prefix.clone());
+                        let in_hand = tokio::task::spawn_blocking(move || broker.in_hand(&prefix)).await.unwrap();
+                        waiting.extend((in_hand > 0).then(|| ("in a worker's hands".to_owned(), in_hand as u32)));
+                        is_at_rest = waiting.is_empty() && self.book().events.len() == events;
+                        quiet_since = None;
+                    }
+                }
                 _ => quiet_since = Some((events, Instant::now())),
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
@@ -260,6 +275,7 @@ fn note(book: &mut Book, delivery: &Delivery) {
     let read_before = || book.events.iter().any(|known| known["id"] == event["id"]);
     if !(delivery.redelivered && read_before()) {
         book.events.push(event);
+        book.came.push(Utc::now());
     }
 }
 

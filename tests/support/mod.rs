@@ -25,7 +25,7 @@ use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::OnceLock,
+    sync::{Mutex, OnceLock},
     time::{Duration, Instant},
 };
 
@@ -33,6 +33,7 @@ pub const KEY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/vectors/midtra
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/rabbitmq");
 
 /// A private broker.
+#[derive(Clone)]
 pub struct Broker {
     dir: PathBuf,
     pub url: String,
@@ -78,6 +79,27 @@ impl Broker {
             "stopped" => self.start_again(),
             _ => {}
         }
+        // As scripts/rabbitmq starts it.
+        self.ctl(&[
+            "eval",
+            "rabbit_disk_monitor:set_disk_free_limit(\"50MB\"), vm_memory_monitor:set_vm_memory_high_watermark(0.6),
+             [application:set_env(rabbit, Name, Milliseconds)
+              || {Name, Milliseconds} <- [{consumer_timeout, 1800000}, {channel_tick_interval, 60000}]],
+             [rabbit_policy:delete(<<\"/\">>, proplists:get_value(name, Policy), <<\"tests\">>)
+              || Policy <- rabbit_policy:list()].",
+        ]);
+    }
+
+    /// How many messages are in somebody's hands, of the quorum queues whose names begin so. Their leaders are asked: what
+    /// `list_queues` says is up to five seconds old.
+    pub fn in_hand(&self, prefix: &str) -> u64 {
+        let of_leaders = format!(
+            "Held = fun(State) -> rabbit_fifo:query_messages_total(State) - rabbit_fifo:query_messages_ready(State) end,
+             lists:sum([begin {{ok, {{_, Count}}, _}} = ra:leader_query(amqqueue:get_pid(Queue), Held, 30000), Count end
+                        || Queue <- rabbit_amqqueue:list(), amqqueue:get_type(Queue) =:= rabbit_quorum_queue,
+                           lists:prefix(\"{prefix}\", binary_to_list(element(4, amqqueue:get_name(Queue))))])."
+        );
+        self.ctl(&["eval", &of_leaders]).trim().parse().unwrap()
     }
 
     fn start_new(environment: &[(&str, &str)]) -> Self {
@@ -184,6 +206,9 @@ pub struct Place {
     pub provider: String,
     /// What a worker is started by, as in `ip netns exec …`.
     pub inside: Vec<String>,
+    pub broker: Broker,
+    /// The workers' process ids and logs.
+    pub workers: Mutex<Vec<(u32, PathBuf)>>,
 }
 
 /// The settings of a test: two accounts, short waits.
@@ -264,7 +289,8 @@ impl Place {
         let config = dir.path().join("worker.toml");
         std::fs::write(&config, settings(&prefix, provider, more)).unwrap();
         let (url, names, provider) = (broker.url.clone(), Names::new(&prefix), provider.to_owned());
-        Self { dir, url, names, prefix, config, provider, inside: Vec::new() }
+        let (inside, broker, workers) = (Vec::new(), broker.clone(), Mutex::default());
+        Self { dir, url, names, prefix, config, provider, inside, broker, workers }
     }
 
     pub fn settings(&self) -> Settings {
@@ -302,7 +328,24 @@ impl Place {
         let log = self.dir.path().join(format!("worker-{:08x}.log", fastrand::u32(..)));
         let file = std::fs::File::create(&log).unwrap();
         let child = self.command(&["run"]).env("AMQP_URL", url).stdout(Stdio::null()).stderr(file).spawn().unwrap();
+        self.begun(child, log)
+    }
+
+    /// A worker that was started otherwise.
+    pub fn begun(&self, child: Child, log: PathBuf) -> Worker {
+        self.workers.lock().unwrap().push((child.id(), log.clone()));
         Worker { child, log }
+    }
+
+    /// # Panics
+    /// When a worker has panicked, or has died and nobody made it: who ends one waits for its end.
+    pub fn workers_must_be_well(&self) {
+        for (pid, log) in self.workers.lock().unwrap().iter() {
+            let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+            let died = status.lines().any(|line| line.starts_with("State:") && line.contains('Z'));
+            let said = if log.is_file() { read(log) } else { String::new() };
+            assert!(!died && !said.contains("panicked"), "worker {pid} died ({died}) or panicked:\n{said}");
+        }
     }
 
     pub async fn client(&self) -> Client {
