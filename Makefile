@@ -15,7 +15,8 @@ test:
 
 # What talks to a broker, on RabbitMQ 4: RABBITMQ_SERVER's, Docker's, or Debian 13's, which it puts into target/rabbitmq4 (as root).
 test-rabbitmq4:
-	scripts/rabbitmq4 cargo test --locked --no-fail-fast --test broker --test cli --test input --test faults --test chaos
+	scripts/rabbitmq4 cargo test --locked --no-fail-fast --test broker --test cli --test input --test faults --test chaos \
+	  --test confirms --test limits --test secrets
 
 # What operators see: dashboards, alerts and the runbook, with a real Prometheus, RabbitMQ and workers. Some minutes. Where a Docker
 # engine is, it builds the image, too, and says so where none is.
@@ -43,14 +44,15 @@ schemas:
 dashboards:
 	WRITE_DASHBOARDS=1 cargo test --locked --test grafana the_dashboards_are_made_of_their_panels
 
-# Every fault, as long as real ones are, several at a time as they mostly wait, and the table of figures in
-# docs/RELIABILITY.md. FAULTS=quick for short ones.
+# Every fault, as long as real ones are, and the table of figures in docs/RELIABILITY.md: first those with a promise of time, one
+# by one, then the others several at a time, as they mostly wait. FAULTS=quick for short ones.
 FAULTS ?= full
 faults: AT_ONCE ?= $(if $(filter full,$(FAULTS)),10,2)
 faults:
 	@scripts/rabbitmq ensure
 	rm -rf "$${CARGO_TARGET_DIR:-target}/tmp/faults"
-	FAULTS=$(FAULTS) cargo test --locked --test faults -- --test-threads=$(AT_ONCE)
+	FAULTS=$(FAULTS) ALONE=1 cargo test --locked --test faults outage:: -- --test-threads=1
+	FAULTS=$(FAULTS) cargo test --locked --test faults -- --skip outage:: --test-threads=$(AT_ONCE)
 	FAULTS=$(FAULTS) cargo test --locked --test cluster -- --test-threads=1
 	WRITE_TABLE=1 cargo test --locked --test faults the_table
 

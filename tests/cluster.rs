@@ -7,7 +7,7 @@ mod support;
 
 use chrono::{DateTime, Utc};
 use qris_cancel_worker::sandbox;
-use report::Row;
+use report::{Passed, Row};
 use std::time::{Duration, Instant};
 use support::{
     ledger::{Ledger, Trickle},
@@ -115,10 +115,11 @@ impl<'a> Rig<'a> {
     async fn end(self, fault: &str, lasted: Duration, recovered: Duration) {
         self.trickle.stop().await;
         let account = self.ledger.close(ALL_RELEASED_WITHIN).await;
-        Row::new(TOPIC, fault, &account, lasted, Some(recovered), self.begun.elapsed()).write();
+        let row = Row::new(TOPIC, fault, &account, lasted, Some(recovered), self.begun.elapsed());
         account.must_hold();
         self.place.workers_must_be_well();
         assert!(full() || recovered < BACK_WITHIN, "it took {recovered:?} to come back\n{}", self.worker.read_log());
+        drop(Passed::so_far(account, row));
     }
 }
 

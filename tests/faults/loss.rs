@@ -137,13 +137,13 @@ async fn packets_are_lost(whose: &str, of: impl Fn(&Rig) -> Vec<&Relay>) {
             " (by a model of TCP's waits)"
         }
     };
-    rig.lasts(3_000, 150).await;
+    rig.lasts(s(3), s(150)).await;
     if full() {
         // New connections must come about, too. To take up work takes some sixty answers of the broker.
         of(&rig).iter().for_each(|relay| relay.cut());
     }
     let recovered = rig.recovery(Utc::now()).await;
-    rig.lasts(1_000, 150).await;
+    rig.lasts(s(1), s(150)).await;
     if let Ok(network) = &network {
         let (lost, passed) = (network.line.lost.load(Ordering::Relaxed), network.line.passed.load(Ordering::Relaxed));
         assert!(passed > 50 && (lost > 0 || passed < 500), "{lost} packets were lost, and {passed} passed");

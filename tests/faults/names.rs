@@ -53,7 +53,7 @@ async fn a_name_is_gone(fault: &str, rename: impl FnOnce(&mut Rig), cut: impl Fn
     resolver.knows(false);
     cut(&rig);
     rig.start_trickle("nameless");
-    rig.lasts(4_000, 600).await;
+    rig.lasts(s(4), minutes(10)).await;
     assert_eq!(told_of(&rig, "nameless"), 0, "the name is not known");
     assert_eq!(worker.metric(UNKNOWN).await, unknown, "nothing was sent, and that is known");
     resolver.knows(true);

@@ -1,7 +1,10 @@
-//! The broker dies and comes back: soon after a short outage, not much later after a long one, and without a storm.
+//! The broker dies and comes back: soon after a short outage, not much later after a long one, and without a storm. These are
+//! promises of time, with the product's own limits: `make faults` runs these tests first, one by one, and gives them no more.
 
-use super::{rabbitmq::suffers, *};
-use std::cell::Cell;
+use super::{
+    rabbitmq::{mine, settled},
+    *,
+};
 
 const TOPIC: &str = "rabbitmq";
 /// What a worker opens at once when it has the broker: one connection to publish, one for each account, one for the strays.
@@ -14,35 +17,35 @@ fn most_attempts(outage: Duration) -> usize {
     pauses.take_while(|pause| (sum < outage.as_secs_f64(), sum += pause / 2.0).0).count()
 }
 
-async fn killed_and_back(quick_ms: u64, full_s: u64) {
-    let fault = format!("SIGKILL, and back after {}", told(lasting(quick_ms, full_s)));
-    let begun = Cell::new(Instant::now());
-    let kill = async |broker: &Broker, _: &_, _: &_| {
-        begun.set(Instant::now());
-        broker.kill();
-    };
-    let back = async |broker: &Broker, rig: &Rig| {
-        broker.start_again();
-        let (outage, attempts) = (begun.get().elapsed(), rig.to_broker.connected_since(begun.get()).len());
-        let most = most_attempts(outage) + CONNECTIONS;
-        assert!((3..most).contains(&attempts), "{attempts} attempts to connect in {outage:?}, and {most} are allowed");
-    };
-    suffers(&fault, "", (quick_ms, full_s), kill, back).await;
+async fn killed_and_back(fault: &str, quick: Duration, real: Duration) {
+    let mine = mine().await;
+    let broker = mine.get().unwrap();
+    let rig = settled(broker, "", limits_as_usual).await;
+    let _worker = rig.worker().await;
+    let begun = Instant::now();
+    broker.kill();
+    rig.lasts(quick, real).await;
+    broker.start_again();
+    let (outage, attempts) = (begun.elapsed(), rig.to_broker.connected_since(begun).len());
+    let most = most_attempts(outage) + CONNECTIONS;
+    assert!((3..most).contains(&attempts), "{attempts} attempts to connect in {outage:?}, and {most} are allowed");
+    let recovered = rig.back().await;
+    rig.end(TOPIC, fault, Some(recovered)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_and_back_after_seconds() {
-    killed_and_back(5_000, 5).await;
+    killed_and_back("SIGKILL, and back after a short outage", s(5), s(5)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_and_back_after_ten_minutes() {
-    killed_and_back(2_000, 600).await;
+    killed_and_back("SIGKILL, and back after a long outage", s(2), minutes(10)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn three_workers_do_not_come_back_in_step() {
-    let rig = Rig::new(Broker::shared(), with_faults("0.05")).await;
+    let rig = Rig::with(Broker::shared(), with_faults("0.05"), "", limits_as_usual).await;
     let (mut relays, mut workers) = (Vec::new(), Vec::new());
     for _ in 0..3 {
         let relay = Relay::start(host(&rig.broker)).await;
@@ -55,7 +58,7 @@ async fn three_workers_do_not_come_back_in_step() {
     rig.at_work().await;
     let begun = Instant::now();
     relays.iter().for_each(|relay| relay.set(Way::Cut));
-    rig.lasts(8_000, 120).await;
+    rig.lasts(s(8), minutes(2)).await;
     let attempts: Vec<_> = relays.iter().map(|relay| relay.connected_since(begun)).collect();
     relays.iter().for_each(|relay| relay.set(Way::Pass));
     let recovered = rig.back().await;

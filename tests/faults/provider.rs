@@ -27,7 +27,7 @@ async fn down_for_one_account() {
     let rig = rig(calm()).await;
     let worker = rig.worker().await;
     rig.bnc.set(Way::Cut);
-    let recovered = rig.one_account_suffers(&worker, 1_500, 600, async { rig.bnc.set(Way::Pass) }).await;
+    let recovered = rig.one_account_suffers(&worker, ms(1_500), minutes(10), async { rig.bnc.set(Way::Pass) }).await;
     let account = rig.end(TOPIC, "Down, for one account of two", Some(recovered)).await;
     assert_eq!(account.outcomes.get("unresolved"), None, "{account}");
 }
@@ -36,7 +36,7 @@ async fn down_for_one_account() {
 async fn a_third_of_the_calls_fail() {
     let rig = Rig::new(Broker::shared(), with_faults("500=0.17,503_html=0.17")).await;
     let worker = rig.worker().await;
-    rig.lasts(3_000, 120).await;
+    rig.lasts(s(3), minutes(2)).await;
     let log = worker.read_log();
     assert!(!log.contains("left unacknowledged"), "what is to be tried again waits in a bucket, and tears nothing");
     rig.set_faults(None, "none").await;
@@ -55,7 +55,7 @@ async fn a_wrong_key_for_one_account() {
     let mut worker = rig.worker().await;
     worker.wait_for_log("ALERT", SOON).await;
     rig.the_neighbour_goes_on().await;
-    rig.lasts(1_500, 600).await;
+    rig.lasts(ms(1_500), minutes(10)).await;
     let client = Client::connect(&rig.broker, rig.place.names.clone()).await;
     assert_eq!(client.depth(&client.names.parked()).await, 0, "a wrong key parks nothing");
     assert_eq!(worker.stop("-TERM").await.0, 0);
@@ -74,7 +74,7 @@ pub async fn without_tokens(topic: &'static str, fault: &str, way: Way) {
     rig.change(|settings| change_bnc(&settings, ORIGIN, &of_tokens));
     let worker = rig.worker().await;
     tokens.set(way);
-    let recovered = rig.one_account_suffers(&worker, 1_500, 600, async { tokens.set(Way::Pass) }).await;
+    let recovered = rig.one_account_suffers(&worker, ms(1_500), minutes(10), async { tokens.set(Way::Pass) }).await;
     let account = rig.end(topic, fault, Some(recovered)).await;
     assert_eq!((account.outcomes.get("unresolved"), account.unrecorded), (None, 0), "{account}");
 }
@@ -89,7 +89,7 @@ async fn tokens_end_at_once() {
     let options = sandbox::Options { token_lifetime: Duration::from_millis(20), ..with_faults("expired_token=0.3") };
     let rig = Rig::new(Broker::shared(), options).await;
     let _worker = rig.worker().await;
-    rig.lasts(3_000, 120).await;
+    rig.lasts(s(3), minutes(2)).await;
     rig.end(TOPIC, "Tokens end at once, and a third are declared invalid", None).await;
 }
 
@@ -97,7 +97,7 @@ async fn tokens_end_at_once() {
 async fn not_found_for_a_while() {
     let rig = Rig::new(Broker::shared(), with_faults("not_found_for_a_while=0.4,504_after=0.2")).await;
     let _worker = rig.worker().await;
-    rig.lasts(3_000, 120).await;
+    rig.lasts(s(3), minutes(2)).await;
     rig.set_faults(None, "none").await;
     rig.end(TOPIC, "\"Not found\" for a while", None).await;
 }
@@ -116,7 +116,7 @@ async fn said_for_a_while(says: Says, fault: &str) {
     let _worker = rig.worker().await;
     impostor.set(says);
     rig.the_neighbour_goes_on().await;
-    rig.lasts(1_500, 60).await;
+    rig.lasts(ms(1_500), minutes(1)).await;
     assert!(impostor.answers.load(Ordering::Relaxed) > 0);
     impostor.set(Says::Truth);
     let recovered = rig.back_at_the_next_trial(Some("bnc")).await;
@@ -142,7 +142,7 @@ async fn accepted_and_never_done() {
     let (rig, impostor) = with_impostor(few).await;
     impostor.set(Says::Accepted);
     let _worker = rig.worker().await;
-    rig.lasts(1_500, 60).await;
+    rig.lasts(ms(1_500), minutes(1)).await;
     rig.stop_trickle().await;
     let account = rig.end(TOPIC, "202 for ever, given up after three attempts", None).await;
     assert!(
@@ -155,7 +155,7 @@ async fn accepted_and_never_done() {
 async fn accepted_and_done_later() {
     let rig = Rig::new(Broker::shared(), with_faults("202=0.3")).await;
     let _worker = rig.worker().await;
-    rig.lasts(3_000, 120).await;
+    rig.lasts(s(3), minutes(2)).await;
     rig.set_faults(None, "none").await;
     rig.end(TOPIC, "202, and it takes effect two seconds later", None).await;
 }
@@ -194,7 +194,7 @@ async fn a_certificate_of_somebody_else() {
     let worker = rig.worker().await;
     rig.ledger.recovery(Utc::now(), Some("bnc"), SOON).await;
     is_right.send_replace(false);
-    let recovered = rig.one_account_suffers(&worker, 1_000, 600, async { is_right.send_replace(true) }).await;
+    let recovered = rig.one_account_suffers(&worker, s(1), minutes(10), async { is_right.send_replace(true) }).await;
     let account = rig.end(TOPIC, "Certificate of another authority", Some(recovered)).await;
     assert_eq!(account.outcomes.get("unresolved"), None, "{account}");
 }

@@ -5,13 +5,14 @@ use lapin::{
     options::*,
     types::{AMQPValue, FieldTable},
 };
+use std::cell::Cell;
 use tokio::sync::{Mutex, MutexGuard, OnceCell};
 
 const TOPIC: &str = "rabbitmq";
 
 /// A broker for tests that hurt it, one at a time: each finds it well. There are two, so that two tests can run; and more
 /// where tests last.
-async fn mine() -> MutexGuard<'static, OnceCell<Broker>> {
+pub async fn mine() -> MutexGuard<'static, OnceCell<Broker>> {
     static MINE: [Mutex<OnceCell<Broker>>; 6] = [const { Mutex::const_new(OnceCell::const_new()) }; 6];
     loop {
         let count = if full() { MINE.len() } else { 2 };
@@ -24,58 +25,65 @@ async fn mine() -> MutexGuard<'static, OnceCell<Broker>> {
 }
 
 /// A rig whose queues are old enough to survive a kill.
-async fn settled(broker: &Broker, query: &str) -> Rig {
-    let rig = Rig::with(broker, with_faults("0.05"), query, |settings| settings).await;
+pub async fn settled(broker: &Broker, query: &str, change: impl FnOnce(String) -> String) -> Rig {
+    let rig = Rig::with(broker, with_faults("0.05"), query, change).await;
     // RabbitMQ forgets a quorum queue that is not a second old when it is killed.
     tokio::time::sleep(Duration::from_secs(2)).await;
     rig
 }
 
-/// A broker suffers for a while; then work goes on as soon as is promised. Returns what the worker has said.
-pub async fn suffers(
+/// A broker suffers for a while; then work goes on as soon as is promised, and `look` looks at the worker.
+async fn suffers(
     fault: &str,
     query: &str,
-    (quick_ms, full_s): (u64, u64),
+    (quick, real): (Duration, Duration),
     begin: impl AsyncFnOnce(&Broker, &Rig, &Worker),
-    end: impl AsyncFnOnce(&Broker, &Rig),
-) -> String {
+    end: impl FnOnce(&Broker),
+    look: impl FnOnce(&Worker),
+) {
     let mine = mine().await;
     let broker = mine.get().unwrap();
-    let rig = settled(broker, query).await;
+    let rig = settled(broker, query, |settings| settings).await;
     let worker = rig.worker().await;
     begin(broker, &rig, &worker).await;
-    rig.lasts(quick_ms, full_s).await;
-    end(broker, &rig).await;
+    rig.lasts(quick, real).await;
+    end(broker);
     let recovered = rig.back().await;
+    look(&worker);
     rig.end(TOPIC, fault, Some(recovered)).await;
-    worker.read_log()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn stopped_in_good_order() {
-    let (stop, start) =
-        (async |broker: &Broker, _: &_, _: &_| broker.stop(), async |broker: &Broker, _: &_| broker.start_again());
-    suffers("Stopped in good order, and back", "", (1_000, 120), stop, start).await;
+    let stop = async |broker: &Broker, _: &_, _: &_| broker.stop();
+    suffers("Stopped in good order, and back", "", (s(1), minutes(2)), stop, Broker::start_again, |_| {}).await;
 }
 
-async fn frozen(fault: &str, query: &str, lasting: (u64, u64)) -> String {
-    let (freeze, thaw) =
-        (async |broker: &Broker, _: &_, _: &_| broker.freeze(), async |broker: &Broker, _: &_| broker.thaw());
-    suffers(fault, query, lasting, freeze, thaw).await
+/// `may_lose`: the worker may take its connections for lost.
+async fn frozen(fault: &str, query: &str, lasting: (Duration, Duration), may_lose: bool) {
+    let again = |worker: &Worker| worker.read_log().matches("connecting again").count();
+    let before = Cell::new(0);
+    let freeze = async |broker: &Broker, _: &_, worker: &Worker| {
+        before.set(again(worker));
+        broker.freeze();
+    };
+    let look = |worker: &Worker| {
+        assert!(may_lose || again(worker) == before.get(), "nothing was wrong with the connections");
+    };
+    suffers(fault, query, lasting, freeze, Broker::thaw, look).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn frozen_shorter_than_the_heartbeat() {
-    let log = frozen("Frozen for less than the heartbeat", "?heartbeat=10", (3_000, 8)).await;
-    assert_eq!(log.matches("connecting again").count(), 0, "nothing was wrong with the connections");
+    frozen("Frozen for less than the heartbeat", "?heartbeat=10", (s(3), s(8)), false).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn frozen_longer_than_the_heartbeat() {
-    frozen("Frozen for longer than the heartbeat", "?heartbeat=2", (9_000, 120)).await;
+    frozen("Frozen for longer than the heartbeat", "?heartbeat=2", (s(9), minutes(2)), true).await;
 }
 
-async fn blocked(alarm: &[&str], relief: &[&str], fault: &str, full_s: u64) {
+async fn blocked(alarm: &[&str], relief: &[&str], fault: &str, real: Duration) {
     let begin = async |broker: &Broker, rig: &Rig, worker: &Worker| {
         // A broker blocks who publishes, so there must be something to publish: commands are tried again and again.
         rig.set_faults(None, "500=0.6").await;
@@ -84,8 +92,8 @@ async fn blocked(alarm: &[&str], relief: &[&str], fault: &str, full_s: u64) {
         worker.wait_for_log("the broker takes no messages now", SOON).await;
         rig.set_faults(None, "0.05").await;
     };
-    let end = async |broker: &Broker, _: &_| drop(broker.ctl(relief));
-    suffers(fault, "", (4_000, full_s), begin, end).await;
+    let end = |broker: &Broker| drop(broker.ctl(relief));
+    suffers(fault, "", (s(4), real), begin, end, |_| {}).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -94,7 +102,7 @@ async fn memory_alarm() {
         &["set_vm_memory_high_watermark", "absolute", "1MB"],
         &["set_vm_memory_high_watermark", "0.6"],
         "Memory alarm: connections that publish are blocked",
-        600,
+        minutes(10),
     )
     .await;
 }
@@ -105,7 +113,7 @@ async fn disk_alarm() {
         &["set_disk_free_limit", "1000000GB"],
         &["set_disk_free_limit", "50MB"],
         "Disk alarm: connections that publish are blocked",
-        120,
+        minutes(2),
     )
     .await;
 }
@@ -114,7 +122,7 @@ async fn disk_alarm() {
 async fn an_operator_closes_every_connection() {
     let mine = mine().await;
     let broker = mine.get().unwrap();
-    let rig = settled(broker, "").await;
+    let rig = settled(broker, "", |settings| settings).await;
     let _worker = rig.worker().await;
     for _ in 0..3 {
         broker.ctl(&["close_all_connections", "maintenance"]);
@@ -138,7 +146,7 @@ async fn a_delivery_is_held_longer_than_the_broker_allows() {
     let worker = rig.worker().await;
     rig.set_faults(Some("bnc"), "hang=0.05,hang_after=0.05").await;
     worker.wait_for_log("PRECONDITION", SOON).await;
-    rig.lasts(2_000, 120).await;
+    rig.lasts(s(2), minutes(2)).await;
     rig.set_faults(Some("bnc"), "none").await;
     let recovered = rig.recovery(Utc::now()).await;
     let account = rig.end(TOPIC, "Acknowledgement timeout (406) closes channels", Some(recovered)).await;
@@ -162,7 +170,7 @@ async fn queues_are_deleted_and_made_again() {
     rig.start_trickle("later");
     let recovered = rig.recovery(Utc::now()).await;
     worker.wait_for_log("the broker ended the consumer", SOON).await;
-    rig.lasts(1_500, 30).await;
+    rig.lasts(ms(1_500), s(30)).await;
     let account = rig.end(TOPIC, "Command queues deleted (`basic.cancel`), and made again", Some(recovered)).await;
     assert_eq!(account.outcomes.keys().collect::<Vec<_>>(), ["canceled"], "{account}");
 }
@@ -182,16 +190,23 @@ async fn somebody_changes_the_topology() {
         unbound.await.unwrap();
     }
     let recovered = rig.recovery(since).await;
-    rig.lasts(1_000, 30).await;
+    rig.lasts(s(1), s(30)).await;
     if full() {
         // Retries then stay in their buckets; RabbitMQ looks only every three minutes whether there is a way out again.
         channel.exchange_delete(names.due().into(), ExchangeDeleteOptions::default()).await.unwrap();
     }
     channel.exchange_delete(names.parked().into(), ExchangeDeleteOptions::default()).await.unwrap();
-    rig.lasts(1_000, 30).await;
+    let mut publisher = rig.ledger.publisher();
+    for at in 0..20 {
+        let mut faulty = command(&format!("faulty-{at}"), &format!("R-faulty-{at}"));
+        faulty["resaon"] = "a typo".into();
+        assert!(publisher.publish_faulty(ACCOUNTS[at % 2], &faulty).await);
+    }
+    rig.lasts(s(1), s(30)).await;
     // Whatever else somebody deletes, a start puts right.
     assert!(rig.place.command(&["topology", "declare"]).env("AMQP_URL", &rig.broker).status().unwrap().success());
-    rig.end(TOPIC, "Exchanges and bindings deleted while it runs", Some(recovered)).await;
+    let account = rig.end(TOPIC, "Exchanges and bindings deleted while it runs", Some(recovered)).await;
+    assert_eq!(account.outcomes["invalid"], 20, "{account}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -202,7 +217,7 @@ async fn retry_buckets_are_full() {
     let (name, buckets) = (format!("full-{}", rig.place.prefix), format!("^{}.retry", rig.place.prefix));
     broker.ctl(&["set_policy", &name, &buckets, r#"{"max-length":1}"#, "--apply-to", "queues"]);
     worker.wait_for_log("the bucket refused a retry", SOON).await;
-    rig.lasts(2_000, 60).await;
+    rig.lasts(s(2), minutes(1)).await;
     broker.ctl(&["clear_policy", &name]);
     rig.set_faults(None, "none").await;
     let recovered = rig.back().await;
@@ -225,7 +240,7 @@ async fn a_consumers_queue_refuses_events() {
         client.channel.queue_bind(queue.as_str().into(), results.into(), "#".into(), bind, FieldTable::default());
     bound.await.unwrap();
     worker.wait_for_log("decided, but not told", SOON).await;
-    rig.lasts(2_000, 60).await;
+    rig.lasts(s(2), minutes(1)).await;
     client.channel.queue_delete(queue.as_str().into(), QueueDeleteOptions::default()).await.unwrap();
     let recovered = rig.recovery(Utc::now()).await;
     let account = rig.end(TOPIC, "A consumer's queue refuses events", Some(recovered)).await;
@@ -245,7 +260,7 @@ async fn credentials_end() {
     rig.recovery(Utc::now()).await;
     rig.to_broker.cut();
     worker.wait_for_log("ACCESS_REFUSED", SOON).await;
-    rig.lasts(2_000, 600).await;
+    rig.lasts(s(2), minutes(10)).await;
     broker.ctl(&["change_password", &user, "first"]);
     let recovered = rig.back().await;
     rig.end(TOPIC, "The password ends, and is renewed", Some(recovered)).await;

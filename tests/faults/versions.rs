@@ -17,12 +17,12 @@ async fn an_older_version_beside_a_newer_one() {
     let mut newer = rig.worker_over(&relay);
     newer.wait_for_log("\"consuming\"", SOON).await;
     older.wait_for_log(WAITS, SOON).await;
-    rig.lasts(500, 60).await;
+    rig.lasts(ms(500), minutes(1)).await;
     // The update is taken back for a moment: what the newer one has begun waits, and is neither lost nor read wrongly.
     rig.stop_trickle().await;
     assert_eq!(newer.stop("-TERM").await.0, 0);
     rig.set_faults(None, "none").await;
-    rig.lasts(2_000, 60).await;
+    rig.lasts(s(2), minutes(1)).await;
     let told = rig.ledger.told();
     assert!(told < rig.ledger.book().commands.len(), "some wait for a worker that can read them");
     // Then it is done.

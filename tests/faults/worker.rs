@@ -12,7 +12,7 @@ async fn killed_while_held(
     fault: &str,
     faults: &str,
     is_held: impl FnOnce(&Rig) -> Box<dyn Fn(Direction, &[u8]) -> bool + Send + Sync>,
-) -> Account {
+) -> Passed {
     let rig = Rig::new(Broker::shared(), with_faults(faults)).await;
     let mut worker = rig.worker().await;
     let is_held = is_held(&rig);
@@ -48,22 +48,40 @@ async fn killed_between_the_event_and_its_confirm() {
     assert!(account.repeats > 0, "what was told is told again: {account}");
 }
 
+/// What is told twice was delivered again, with its event or with a copy for a retry out already.
+fn told_by_two_deliveries(passed: &Passed) {
+    assert!(passed.redelivered > 0 && passed.repeats > 0, "delivered again, and told again: {passed}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_after_the_confirm_and_before_the_acknowledgement() {
-    let account = killed_while_held("SIGKILL after the event's confirm, before the acknowledgement", "none", |_| {
+    let passed = killed_while_held("SIGKILL after the event's confirm, before the acknowledgement", "none", |_| {
         Box::new(acknowledges(Direction::Out))
     })
     .await;
-    assert!(account.repeats > 0, "what was told is told again: {account}");
+    told_by_two_deliveries(&passed);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_between_a_retry_and_the_acknowledgement() {
-    let account = killed_while_held("SIGKILL between a retry's confirm and the acknowledgement", "500=0.6", |_| {
-        Box::new(acknowledges(Direction::Out))
-    })
-    .await;
-    assert!(account.commands > 0);
+    let rig = Rig::new(Broker::shared(), with_faults("none")).await;
+    let mut worker = rig.worker().await;
+    rig.pause().await;
+    // Nothing is done any more, so whatever is acknowledged has a copy that waits for its retry.
+    rig.set_faults(None, "429=1").await;
+    rig.to_broker.hold(acknowledges(Direction::Out));
+    rig.start_trickle("later");
+    rig.to_broker.until_held(SOON).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    worker.kill();
+    rig.to_broker.cut();
+    rig.to_broker.set(relay::Way::Pass);
+    rig.set_faults(None, "none").await;
+    let since = Utc::now();
+    let _worker = rig.worker().await;
+    let recovered = rig.recovery(since).await;
+    let fault = "SIGKILL between a retry's confirm and the acknowledgement";
+    told_by_two_deliveries(&rig.end(TOPIC, fault, Some(recovered)).await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -125,7 +143,7 @@ async fn stopped_under_load() {
         let mut worker = rig.worker().await;
         let (code, took) = worker.stop("-TERM").await;
         assert_eq!(code, 0);
-        assert!(took < Duration::from_secs(6), "with two seconds of grace it took {took:?}");
+        assert!(took < Duration::from_secs(6) * patience(), "with two seconds of grace it took {took:?}");
     }
     let since = Utc::now();
     let _worker = rig.worker().await;
@@ -141,7 +159,7 @@ async fn two_workers_and_one_dies() {
     let (_first, mut second) = (rig.worker().await, rig.worker().await);
     second.kill();
     let recovered = rig.recovery(Utc::now()).await;
-    tokio::time::sleep(lasting(2_000, 60)).await;
+    tokio::time::sleep(lasting(s(2), minutes(1))).await;
     rig.end(TOPIC, "Two workers on the same queues, and one is killed", Some(recovered)).await;
 }
 
@@ -172,14 +190,10 @@ async fn stopped_by_memory() {
         let mut large = command(&format!("large-{at}"), &format!("R-large-{at}"));
         large["metadata"] = serde_json::json!({ "text": "x".repeat(50_000) });
         publisher.publish(ACCOUNTS[at % 2], &large).await;
-        if worker.child.try_wait().unwrap().is_some() || begun.elapsed() > Duration::from_secs(6) {
+        if worker.child.try_wait().unwrap().is_some() {
             break;
         }
-    }
-    let died = worker.child.try_wait().unwrap().is_some();
-    println!("it {} for want of memory", if died { "died" } else { "did not die" });
-    if !died {
-        worker.kill();
+        assert!(begun.elapsed() < SOON, "the worker lives without memory:\n{}", worker.read_log());
     }
     let since = Utc::now();
     let _worker = rig.worker().await;
@@ -234,7 +248,7 @@ async fn the_clock_jumps() {
     // A small jump is nobody's business; of a large one the provider refuses every signature.
     for jump in ["+60", "-60", "+3600", "-3600"] {
         std::fs::write(&offset, jump).unwrap();
-        rig.lasts(1_500, 120).await;
+        rig.lasts(ms(1_500), minutes(2)).await;
     }
     worker.wait_for_log("this machine's clock first", SOON).await;
     std::fs::write(&offset, "+0").unwrap();

@@ -210,10 +210,37 @@ impl Ledger {
             redelivered: self.redelivered(),
         };
         let mut account = judge(&self.book(), &rest);
+        if self.has_log {
+            let logged = self.logged(&client).await;
+            let book = self.book();
+            let heard: BTreeSet<_> = book.events.iter().map(|event| event["id"].as_str().unwrap()).collect();
+            let differ = logged.iter().map(String::as_str).collect::<BTreeSet<_>>();
+            let differ = differ
+                .symmetric_difference(&heard)
+                .map(|id| format!("{id} is an event only in the results log, or only outside it"));
+            account.contradicted.extend(differ);
+        }
         if !is_at_rest {
             account.lost.insert(0, format!("after {limit:?} there is still something under way: {waiting:?}"));
         }
         account
+    }
+
+    /// The ids of the events that the results log has.
+    async fn logged(&self, client: &Client) -> BTreeSet<String> {
+        let channel = client.connection.create_channel().await.unwrap();
+        channel.basic_qos(500, BasicQosOptions::default()).await.unwrap();
+        let from_the_first = headers(&[("x-stream-offset", text("first"))]);
+        let (log, options) = (self.names.results_log(), BasicConsumeOptions::default());
+        let mut log = channel.basic_consume(log.as_str().into(), "".into(), options, from_the_first).await.unwrap();
+        let mut ids = BTreeSet::new();
+        while let Ok(Some(delivery)) = tokio::time::timeout(QUIET, log.next()).await {
+            let delivery = delivery.unwrap();
+            let event: Value = serde_json::from_slice(&delivery.data).unwrap();
+            ids.insert(event["id"].as_str().unwrap().to_owned());
+            delivery.acker.ack(BasicAckOptions::default()).await.unwrap();
+        }
+        ids
     }
 
     /// What is in the queues that a command passes through.

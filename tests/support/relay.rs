@@ -52,8 +52,8 @@ pub enum Way {
     Delay(Duration),
     /// What the loss of this share of all segments does to a stream that is this late: it stalls until the segment has come.
     Lossy(f64, Duration),
-    /// A connection is reset when so many more bytes have passed it.
-    ResetAfter(usize),
+    /// A connection is reset when so many more bytes have passed it, of which each has a number of its own within these.
+    ResetAfter(usize, usize),
     /// So many bytes pass a second, in each direction.
     Drip(usize),
     /// A connection that has been used is reset, instead, when the next bytes come from the worker; every other time.
@@ -180,12 +180,19 @@ async fn connection(worker: TcpStream, servers: Vec<SocketAddr>, mut rules: Rule
         stream.set_nodelay(true).unwrap();
     }
     let ((from_worker, to_worker), (from_server, to_server)) = (worker.into_split(), server.into_split());
-    let passed = Arc::new(AtomicUsize::new(0));
+    let passed = Arc::new(Passed { bytes: AtomicUsize::new(0), share: fastrand::f64() });
     // The first that is to be reset ends both at once; else each is closed in good order.
     drop(tokio::try_join!(
         pump(from_worker, to_server, Direction::Out, rules.clone(), passed.clone()),
         pump(from_server, to_worker, Direction::In, rules, passed),
     ));
+}
+
+/// What has passed a connection since it has a limit.
+struct Passed {
+    bytes: AtomicUsize,
+    /// Where between the least and the most its limit is.
+    share: f64,
 }
 
 /// The connection is to be reset.
@@ -197,7 +204,7 @@ async fn pump(
     mut to: OwnedWriteHalf,
     direction: Direction,
     mut rules: Rules,
-    passed: Arc<AtomicUsize>,
+    passed: Arc<Passed>,
 ) -> Result<(), Reset> {
     let (sender, chunks) = mpsc::unbounded_channel();
     let mut cuts = rules.cuts.clone();
@@ -231,7 +238,7 @@ async fn write(
     to: &mut OwnedWriteHalf,
     direction: Direction,
     rules: &mut Rules,
-    passed: &AtomicUsize,
+    passed: &Passed,
 ) -> Result<(), Reset> {
     let mut frames = Frames::new(direction, rules.redeliveries.clone());
     let mut kept = Vec::new();
@@ -252,12 +259,13 @@ async fn write(
                 tokio::time::sleep_until((came + *late).into()).await;
                 tokio::time::sleep(stall(*share, bytes.len())).await;
             }
-            Way::ResetAfter(limit) => {
-                let before = passed.fetch_add(bytes.len(), Ordering::Relaxed);
+            Way::ResetAfter(least, most) => {
+                let before = passed.bytes.fetch_add(bytes.len(), Ordering::Relaxed);
+                let limit = least + ((most - least) as f64 * passed.share) as usize;
                 pass = pass.min(limit.saturating_sub(before));
             }
             Way::ResetWhenUsedAgain if direction == Direction::Out => {
-                let is_used = passed.fetch_add(1, Ordering::Relaxed) > 0;
+                let is_used = passed.bytes.fetch_add(1, Ordering::Relaxed) > 0;
                 if is_used && rules.used.fetch_add(1, Ordering::Relaxed).is_multiple_of(2) {
                     return Err(Reset);
                 }
