@@ -178,8 +178,14 @@ async fn a_rolling_restart() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn stopped_by_memory() {
-    let rig = Rig::new(Broker::shared(), calm()).await;
+    let many =
+        |settings: String| settings.replace("\ntimeout_ms = 2_000", "\nmax_in_flight = 1_000\ntimeout_ms = 30_000");
+    let mut rig = Rig::with(Broker::shared(), calm(), "", many).await;
+    // Else its allocator sets a gigabyte of addresses aside, and the limit comes too late.
+    rig.place.inside = ["env", "MIMALLOC_ARENA_RESERVE=0"].map(str::to_owned).to_vec();
     let mut worker = rig.worker().await;
+    rig.place.inside.clear();
+    rig.set_faults(None, "hang=1").await;
     let pid = worker.child.id().to_string();
     let limited = std::process::Command::new("prlimit").args(["--pid", &pid, "--as=1000000"]).status().unwrap();
     assert!(limited.success());
@@ -195,6 +201,9 @@ async fn stopped_by_memory() {
         }
         assert!(begun.elapsed() < SOON, "the worker lives without memory:\n{}", worker.read_log());
     }
+    let log = worker.read_log();
+    assert!(log.contains("memory allocation of"), "it died of something else:\n{log}");
+    rig.set_faults(None, "none").await;
     let since = Utc::now();
     let _worker = rig.worker().await;
     let recovered = rig.recovery(since).await;

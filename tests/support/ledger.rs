@@ -13,6 +13,7 @@ use super::{
 use chrono::{DateTime, Utc};
 use futures_util::StreamExt;
 use lapin::{
+    Consumer,
     message::Delivery,
     options::*,
     types::{AMQPValue, FieldTable},
@@ -30,6 +31,8 @@ use tokio::task::JoinHandle;
 const QUIET: Duration = Duration::from_millis(1_200);
 /// An order service does not wait longer for a confirm: it goes on with another command.
 const CONFIRM_WITHIN: Duration = Duration::from_secs(5);
+/// What the reader gives a broker to answer it.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
 pub struct Ledger {
     book: Arc<Mutex<Book>>,
@@ -278,22 +281,28 @@ impl Drop for Ledger {
 /// Reads every event, over any number of connections.
 async fn follow(book: Arc<Mutex<Book>>, url: String, names: Names, queue: String) {
     loop {
-        if let Ok(client) = Client::try_connect(&url, names.clone()).await {
-            let (options, consume) = (BasicQosOptions::default(), BasicConsumeOptions::default());
-            let ready = client.channel.basic_qos(500, options).await;
-            let consumer =
-                client.channel.basic_consume(queue.as_str().into(), "".into(), consume, FieldTable::default()).await;
-            if let (Ok(()), Ok(mut consumer)) = (ready, consumer) {
-                while let Some(Ok(delivery)) = consumer.next().await {
-                    note(&mut book.lock().unwrap(), &delivery);
-                    if delivery.acker.ack(BasicAckOptions::default()).await.is_err() {
-                        break;
-                    }
+        // A broker that comes or goes may leave a question without an answer.
+        let consuming = tokio::time::timeout(ANSWER_WITHIN, consume(&url, &names, &queue)).await;
+        if let Ok(Ok((client, mut consumer))) = consuming {
+            while client.connection.status().connected() {
+                let Ok(next) = tokio::time::timeout(ANSWER_WITHIN, consumer.next()).await else { continue };
+                let Some(Ok(delivery)) = next else { break };
+                note(&mut book.lock().unwrap(), &delivery);
+                if delivery.acker.ack(BasicAckOptions::default()).await.is_err() {
+                    break;
                 }
             }
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+}
+
+async fn consume(url: &str, names: &Names, queue: &str) -> lapin::Result<(Client, Consumer)> {
+    let client = Client::try_connect(url, names.clone()).await?;
+    client.channel.basic_qos(500, BasicQosOptions::default()).await?;
+    let options = BasicConsumeOptions::default();
+    let consumer = client.channel.basic_consume(queue.into(), "".into(), options, FieldTable::default()).await?;
+    Ok((client, consumer))
 }
 
 fn note(book: &mut Book, delivery: &Delivery) {
