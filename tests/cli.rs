@@ -63,6 +63,8 @@ fn place_at(provider: &str, more: &str) -> Place {
         config,
         provider: provider.into(),
         inside: Vec::new(),
+        broker: Broker::default(),
+        workers: std::sync::Mutex::default(),
     }
 }
 

@@ -122,7 +122,13 @@ fn folder() -> PathBuf {
     PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("faults")
 }
 
+fn file(topic: &str, fault: &str) -> PathBuf {
+    let name: String = fault.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+    folder().join(format!("{topic}-{name}.json"))
+}
+
 impl Row {
+    /// Whatever comes of this run, the row of an earlier one is gone.
     pub fn new(
         topic: &str,
         fault: &str,
@@ -133,6 +139,7 @@ impl Row {
     ) -> Self {
         let listed = fault.trim_end_matches(BY_A_MODEL);
         assert!(FAULTS.contains(&(topic, listed)), "{listed:?} is not among the faults of {topic:?}");
+        std::fs::remove_file(file(topic, fault)).ok();
         let outcome = |name| account.outcomes.get(name).copied().unwrap_or_default();
         Self {
             topic: topic.to_owned(),
@@ -151,16 +158,11 @@ impl Row {
         }
     }
 
-    fn file(&self) -> PathBuf {
-        let name: String = self.fault.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
-        folder().join(format!("{}-{name}.json", self.topic))
-    }
-
     fn write(&self) {
         std::fs::create_dir_all(folder()).unwrap();
         let text = serde_json::to_string(self).unwrap();
         println!("{text}");
-        std::fs::write(self.file(), text).unwrap();
+        std::fs::write(file(&self.topic, &self.fault), text).unwrap();
     }
 
     fn line(&self) -> String {
@@ -182,8 +184,6 @@ pub struct Passed {
 
 impl Passed {
     pub fn so_far(account: Account, row: Row) -> Self {
-        // That of an earlier run says nothing of this one.
-        std::fs::remove_file(row.file()).ok();
         println!("{account}");
         Self { account, row }
     }

@@ -179,7 +179,7 @@ impl Ledger {
         let begun = Instant::now();
         let client = self.connect(limit).await;
         let mut quiet_since: Option<(usize, Instant)> = None;
-        let mut waiting = Vec::new();
+        let (mut waiting, mut in_hand) = (Vec::new(), 0);
         let mut is_at_rest = false;
         while begun.elapsed() < limit && !is_at_rest {
             let (untold, events) = {
@@ -194,9 +194,8 @@ impl Ledger {
                 Some((before, since)) if before == events => {
                     if since.elapsed() > QUIET {
                         let (broker, prefix) = (self.broker.clone(), self.prefix.clone());
-                        let in_hand = tokio::task::spawn_blocking(move || broker.in_hand(&prefix)).await.unwrap();
-                        waiting.extend((in_hand > 0).then(|| ("in a worker's hands".to_owned(), in_hand as u32)));
-                        is_at_rest = waiting.is_empty() && self.book().events.len() == events;
+                        in_hand = tokio::task::spawn_blocking(move || broker.in_hand(&prefix)).await.unwrap();
+                        is_at_rest = in_hand == 0 && self.book().events.len() == events;
                         quiet_since = None;
                     }
                 }
@@ -224,7 +223,10 @@ impl Ledger {
             account.contradicted.extend(differ);
         }
         if !is_at_rest {
-            account.lost.insert(0, format!("after {limit:?} there is still something under way: {waiting:?}"));
+            account.lost.insert(
+                0,
+                format!("after {limit:?} there is still something under way: {waiting:?}, {in_hand} in hand"),
+            );
         }
         account
     }

@@ -33,7 +33,7 @@ pub const KEY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/vectors/midtra
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/rabbitmq");
 
 /// A private broker.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct Broker {
     dir: PathBuf,
     pub url: String,
