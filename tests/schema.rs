@@ -17,7 +17,7 @@ use std::{path::Path, process::Command};
 
 const HERE: &str = env!("CARGO_MANIFEST_DIR");
 
-fn profiles() -> [Profile; 3] {
+fn profiles() -> [Profile; BUILT_IN.len()] {
     BUILT_IN.map(|(name, text)| Profile::read(name, text).unwrap())
 }
 
