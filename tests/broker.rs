@@ -9,7 +9,10 @@ use lapin::{
 };
 use qris_cancel_worker::sandbox;
 use serde_json::{Value, json};
-use std::time::{Duration, Instant};
+use std::{
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
 use support::*;
 
 const SOON: Duration = Duration::from_secs(15);
@@ -767,4 +770,22 @@ async fn deeply_nested_headers_are_no_way_to_end_the_worker() {
     raw::publish(&place.url, &client.names.commands(), "ifortepay", raw::nested_header(5_000), body.as_bytes());
     assert_eq!(events.of("nested", SOON).await["data"]["outcome"], "canceled");
     assert_eq!(worker.stop("-TERM").await.0, 0);
+}
+
+/// Where there is room for no more threads, the thread of a connection to the broker panics.
+#[tokio::test]
+async fn a_worker_whose_connections_have_lost_their_threads_ends() {
+    let place = Place::new(Broker::shared(), calm()).await;
+    let run = place.command(&["run"]);
+    let mut limited = Command::new("prlimit");
+    limited.args(["--as=600000000", "--"]).arg(run.get_program()).args(run.get_args());
+    limited.envs(run.get_envs().map(|(name, value)| (name, value.unwrap()))).stdin(Stdio::null());
+    let log = place.dir.path().join("limited.log");
+    let child = limited.stderr(std::fs::File::create(&log).unwrap()).spawn().unwrap();
+    let mut worker = Worker { child, log };
+    let begun = Instant::now();
+    while worker.child.try_wait().unwrap().is_none() {
+        assert!(begun.elapsed() < SOON * 2, "it goes on without them");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }

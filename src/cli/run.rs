@@ -20,7 +20,20 @@ use tracing::{error, info, warn};
 /// What was done last is traced, too, unless the collector takes longer.
 const LAST_SPANS_WITHIN: Duration = Duration::from_secs(2);
 
+/// A broker's connection whose thread has panicked never answers again, and nobody is told. All state is with the broker: better to
+/// end, and be started anew.
+fn end_with_the_brokers_threads() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        usual(panic);
+        if std::thread::current().name().is_some_and(|name| name.starts_with("lapin")) {
+            std::process::exit(70);
+        }
+    }));
+}
+
 pub async fn run(path: &Path) -> Result<(), Failure> {
+    end_with_the_brokers_threads();
     let signals = |e: std::io::Error| Failure::Unavailable(format!("signals: {e}"));
     // First of all, because without a listener this signal ends the process.
     let mut hang_ups = signal(SignalKind::hangup()).map_err(signals)?;

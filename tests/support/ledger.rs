@@ -27,6 +27,10 @@ use std::{
 };
 use tokio::task::JoinHandle;
 
+/// What is said of an event that only readers have.
+pub const NOT_LOGGED: &str = "is not in the results log";
+/// So long a replica of the results log may lag behind.
+const LOG_WITHIN: Duration = Duration::from_secs(60);
 /// So long nothing may move before the books are closed: a second copy of a command could still be under way.
 const QUIET: Duration = Duration::from_millis(1_200);
 /// An order service does not wait longer for a confirm: it goes on with another command.
@@ -213,14 +217,7 @@ impl Ledger {
         };
         let mut account = judge(&self.book(), &rest);
         if self.has_log {
-            let logged = self.logged(&client).await;
-            let book = self.book();
-            let heard: BTreeSet<_> = book.events.iter().map(|event| event["id"].as_str().unwrap()).collect();
-            let differ = logged.iter().map(String::as_str).collect::<BTreeSet<_>>();
-            let differ = differ
-                .symmetric_difference(&heard)
-                .map(|id| format!("{id} is an event only in the results log, or only outside it"));
-            account.contradicted.extend(differ);
+            account.contradicted.extend(self.differs_from_the_log(&client).await);
         }
         if !is_at_rest {
             account.lost.insert(
@@ -229,6 +226,24 @@ impl Ledger {
             );
         }
         account
+    }
+
+    /// Events that only the results log has, or only its readers.
+    async fn differs_from_the_log(&self, client: &Client) -> Vec<String> {
+        let begun = Instant::now();
+        loop {
+            let logged = self.logged(client).await;
+            let heard: BTreeSet<_> =
+                self.book().events.iter().map(|event| event["id"].as_str().unwrap().to_owned()).collect();
+            let unlogged = heard.difference(&logged).map(|id| format!("event {id} {NOT_LOGGED}"));
+            let unheard = logged.difference(&heard).map(|id| format!("event {id} is in the results log alone"));
+            let differ: Vec<_> = unlogged.chain(unheard).collect();
+            // A node that has just come back may have a replica of the log that lags behind.
+            if differ.is_empty() || begun.elapsed() > LOG_WITHIN {
+                return differ;
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
     }
 
     /// The ids of the events that the results log has.
