@@ -96,6 +96,7 @@ pub struct Breaker {
     state: State,
     /// Whether each of the last visits failed, by the call that tells: an answered query does not make up for cancels that fail.
     cancels: VecDeque<bool>,
+    /// Those since the last cancel that went well.
     queries: VecDeque<bool>,
     /// The commands that were refused since one was accepted, each once.
     denied: Vec<String>,
@@ -168,7 +169,9 @@ impl Breaker {
                 self.rest(Why::Failing, operation, now, jitter);
             }
             State::Closed if self.good >= self.rules.calls => self.rests = 0,
-            State::Trying { why } if failed && self.is_failing(operation, 1) => self.rest(why, operation, now, jitter),
+            State::Trying { why } if failed && self.is_failing(operation, 1) && !self.is_about_queries(operation) => {
+                self.rest(why, operation, now, jitter);
+            }
             State::Trying { why } if !failed && self.is_proven(why) => self.close(),
             _ => {}
         }
@@ -197,18 +200,23 @@ impl Breaker {
             window.pop_front();
         }
         window.push_back(failed);
+        // Queries that fail are no reason to rest while cancels go well.
+        if operation == Operation::Cancel && !failed {
+            self.queries.clear();
+        }
         self.good = self.good.saturating_add(u32::from(!failed));
     }
 
     /// Whether most of the last visits of this kind failed, and there were enough of them to say so.
     fn is_failing(&self, operation: Operation, enough: usize) -> bool {
-        // Queries that fail are no reason to rest while cancels go well.
-        if operation != Operation::Cancel && self.cancels.contains(&false) {
-            return false;
-        }
         let window = if operation == Operation::Cancel { &self.cancels } else { &self.queries };
         let failures = window.iter().filter(|failed| **failed).count();
         window.len() >= enough && failures * 100 >= self.rules.failure_percent as usize * window.len()
+    }
+
+    /// Whether it is queries alone that fail: a cancel of this trial has gone well.
+    fn is_about_queries(&self, operation: Operation) -> bool {
+        operation != Operation::Cancel && self.cancels.contains(&false)
     }
 
     /// Whether a trial has gone well. Where cancels failed a few answered queries prove nothing, and where the keys were refused only

@@ -179,16 +179,43 @@ fn a_long_row_of_good_visits_ends_a_trial_that_no_command_can_prove() {
 
 #[test]
 fn queries_that_fail_are_a_reason_only_while_no_cancel_goes_well() {
-    let fail_queries = |breaker: &mut Breaker| {
-        (0..20).for_each(|_| hear(breaker, health(Operation::Query, Health::Bad), S));
+    let fail_queries = |breaker: &mut Breaker, times: u32| {
+        (0..times).for_each(|_| hear(breaker, health(Operation::Query, Health::Bad), S));
     };
     let mut cancels_work = breaker();
-    call(&mut cancels_work, Health::Good, S);
-    fail_queries(&mut cancels_work);
+    for _ in 0..20 {
+        fail_queries(&mut cancels_work, 9);
+        call(&mut cancels_work, Health::Good, S);
+    }
     assert_eq!(cancels_work.state(S), State::Closed);
     let mut nothing_works = breaker();
-    fail_queries(&mut nothing_works);
+    fail_queries(&mut nothing_works, 20);
     assert!(matches!(nothing_works.state(S), State::Resting { .. }));
+}
+
+#[test]
+fn an_account_rests_when_the_provider_goes_however_few_commands_there_are_and_however_well_it_went() {
+    let mut breaker = breaker();
+    (0..30).for_each(|_| call(&mut breaker, Health::Good, S));
+    // Five commands are cut off, and then only asked about.
+    fail(&mut breaker, 5, S);
+    for _ in 0..10 {
+        assert_eq!(breaker.state(S), State::Closed);
+        hear(&mut breaker, health(Operation::Query, Health::Bad), S);
+    }
+    assert!(matches!(breaker.state(S), State::Resting { why: Why::Failing, .. }));
+}
+
+#[test]
+fn a_trial_does_not_fail_by_queries_once_a_cancel_has_gone_well() {
+    let mut breaker = breaker();
+    fail(&mut breaker, 10, S);
+    assert!(matches!(breaker.state(2 * S), State::Trying { .. }));
+    for _ in 0..3 {
+        call(&mut breaker, Health::Good, 2 * S);
+        hear(&mut breaker, health(Operation::Query, Health::Bad), 2 * S);
+    }
+    assert_eq!(breaker.state(2 * S), State::Closed);
 }
 
 #[test]

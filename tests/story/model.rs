@@ -312,7 +312,7 @@ fn check(story: &Story, cause: Cause, model: &Model) -> Result<(), TestCaseError
         // A no is told of an ambiguous command only when the query before it said that the QR is open. Where there is no query,
         // it is told of one that came out of a retry, which may have a twin.
         let refused = outcome == Outcome::Refused && data["responseCode"] == "4037705";
-        let came_back = data["provider"] == "bnc" && data["attempts"].as_u64() > Some(1);
+        let came_back = data["provider"] == "bnc" && data["callsTotal"].as_u64() > Some(1);
         prop_assert!(!(refused && may_have) || model.qr == Qr::Open || came_back, "{}", told);
     }
     Ok(())
