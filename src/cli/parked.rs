@@ -280,7 +280,9 @@ async fn discard(mut queue: Queue<'_>, which: &Which, yes: bool) -> Result<(), F
         }
     }
     queue.give_back().await?;
-    eprintln!("{} discarded", commands(if sure { found.len() as u64 } else { 0 }));
+    if !found.is_empty() {
+        eprintln!("{} discarded", commands(if sure { found.len() as u64 } else { 0 }));
+    }
     some_of(found.len() as u64)
 }
 
