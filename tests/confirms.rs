@@ -7,7 +7,7 @@ use lapin::{Connection, ConnectionProperties};
 use qris_cancel_worker::{
     amqp::outbox::AmqpOutbox,
     event::{Event, Finish, Said},
-    message::{Carried, Message, Origin, Properties},
+    message::Message,
     outcome::Cause,
     pipeline::Outbox,
     retry::Progress,
@@ -20,20 +20,6 @@ use tokio_util::sync::CancellationToken;
 
 const AT_ONCE: usize = 64;
 const EACH: usize = 100;
-
-fn message(body: String) -> Message {
-    Message {
-        body: body.into_bytes(),
-        routing_key: "bnc".into(),
-        origin: Origin::Published,
-        redelivered: false,
-        delivery_count: 0,
-        properties: Properties::default(),
-        carried: Carried::Nothing,
-        received_at: Utc::now(),
-        trace: None,
-    }
-}
 
 /// Publishes an event, which nothing refuses, or a parked copy, which is mostly refused. True if it was confirmed.
 async fn publish(outbox: &AmqpOutbox, message: &Message, is_event: bool) -> bool {
@@ -65,7 +51,7 @@ async fn a_refusal_is_told_to_the_message_that_was_refused() {
     let mut confirmed = BTreeSet::new();
     for number in 0.. {
         let body = format!("before-{number}");
-        if !publish(&outbox, &message(body.clone()), false).await {
+        if !publish(&outbox, &message("bnc", body.as_bytes()), false).await {
             break;
         }
         confirmed.insert(body);
@@ -79,7 +65,7 @@ async fn a_refusal_is_told_to_the_message_that_was_refused() {
                 let (mut taken, mut refused) = (Vec::new(), Vec::new());
                 for number in 0..EACH {
                     let (body, is_event) = (format!("{task}-{number}"), (task + number).is_multiple_of(2));
-                    let is_taken = publish(&outbox, &message(body.clone()), is_event).await;
+                    let is_taken = publish(&outbox, &message("bnc", body.as_bytes()), is_event).await;
                     match is_event {
                         true => refused.extend((!is_taken).then_some(body)),
                         false => taken.extend(is_taken.then_some(body)),

@@ -7,14 +7,9 @@ mod collector;
 mod relay;
 mod support;
 
-use chrono::Utc;
 use collector::{Collector, Seen};
 use lapin::BasicProperties;
-use qris_cancel_worker::{
-    message::{Carried, Message, Origin, Properties},
-    sandbox, settings,
-    traces::Traces,
-};
+use qris_cancel_worker::{sandbox, settings, traces::Traces};
 use relay::Heard;
 use serde_json::{Value, json};
 use std::{
@@ -278,17 +273,7 @@ async fn spans_that_nobody_takes_are_lost_and_hold_up_nobody() {
         resource: vec![],
     };
     let traces = Traces::start(Some(&settings)).unwrap();
-    let message = Message {
-        body: vec![],
-        routing_key: "ifortepay".into(),
-        origin: Origin::Published,
-        redelivered: false,
-        delivery_count: 0,
-        properties: Properties::default(),
-        carried: Carried::Nothing,
-        received_at: Utc::now(),
-        trace: None,
-    };
+    let message = message("ifortepay", b"");
     let begun = Instant::now();
     for _ in 0..50_000 {
         traces.process(&mut message.clone(), "queue", "exchange").end();

@@ -14,20 +14,25 @@ async fn killed_while_held(
     is_held: impl FnOnce(&Rig) -> Box<dyn Fn(Direction, &[u8]) -> bool + Send + Sync>,
 ) -> Passed {
     let rig = Rig::new(Broker::shared(), with_faults(faults)).await;
-    let mut worker = rig.worker().await;
+    let worker = rig.worker().await;
     let is_held = is_held(&rig);
     rig.to_broker.hold(move |direction, frame| is_held(direction, frame));
     rig.to_broker.until_held(SOON).await;
-    // More commands come to the same point.
+    let (_worker, recovered) = dies_and_another_goes_on(&rig, worker).await;
+    rig.end(TOPIC, fault, Some(recovered)).await
+}
+
+/// Lets more commands come to the point where frames are held, and kills the worker there; another takes its place.
+async fn dies_and_another_goes_on(rig: &Rig, mut worker: Worker) -> (Worker, Duration) {
     tokio::time::sleep(Duration::from_millis(500)).await;
     worker.kill();
     rig.to_broker.cut();
     rig.to_broker.set(relay::Way::Pass);
     rig.set_faults(None, "none").await;
     let since = Utc::now();
-    let _worker = rig.worker().await;
+    let another = rig.worker().await;
     let recovered = rig.recovery(since).await;
-    rig.end(TOPIC, fault, Some(recovered)).await
+    (another, recovered)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -65,21 +70,14 @@ async fn killed_after_the_confirm_and_before_the_acknowledgement() {
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_between_a_retry_and_the_acknowledgement() {
     let rig = Rig::new(Broker::shared(), with_faults("none")).await;
-    let mut worker = rig.worker().await;
+    let worker = rig.worker().await;
     rig.pause().await;
     // Nothing is done any more, so whatever is acknowledged has a copy that waits for its retry.
     rig.set_faults(None, "429=1").await;
     rig.to_broker.hold(acknowledges(Direction::Out));
     rig.start_trickle("later");
     rig.to_broker.until_held(SOON).await;
-    tokio::time::sleep(Duration::from_millis(500)).await;
-    worker.kill();
-    rig.to_broker.cut();
-    rig.to_broker.set(relay::Way::Pass);
-    rig.set_faults(None, "none").await;
-    let since = Utc::now();
-    let _worker = rig.worker().await;
-    let recovered = rig.recovery(since).await;
+    let (_worker, recovered) = dies_and_another_goes_on(&rig, worker).await;
     let fault = "SIGKILL between a retry's confirm and the acknowledgement";
     told_by_two_deliveries(&rig.end(TOPIC, fault, Some(recovered)).await);
 }

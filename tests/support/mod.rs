@@ -19,7 +19,12 @@ use lapin::{
     options::*,
     types::{AMQPValue, FieldTable},
 };
-use qris_cancel_worker::{amqp::topology::Names, sandbox, settings::Settings};
+use qris_cancel_worker::{
+    amqp::topology::Names,
+    message::{Carried, Message, Origin, Properties},
+    sandbox,
+    settings::Settings,
+};
 use serde_json::{Value, json};
 use std::{
     collections::BTreeMap,
@@ -568,6 +573,21 @@ impl Client {
     pub async fn depth(&self, queue: &str) -> u32 {
         let options = QueueDeclareOptions { passive: true, ..Default::default() };
         self.channel.queue_declare(queue.into(), options, FieldTable::default()).await.unwrap().message_count()
+    }
+}
+
+/// A command as the pipeline has it, new from its publisher.
+pub fn message(account: &str, body: &[u8]) -> Message {
+    Message {
+        body: body.to_vec(),
+        routing_key: account.into(),
+        origin: Origin::Published,
+        redelivered: false,
+        delivery_count: 0,
+        properties: Properties::default(),
+        carried: Carried::Nothing,
+        received_at: chrono::Utc::now(),
+        trace: None,
     }
 }
 
