@@ -1,7 +1,7 @@
 //! Deliveries in, bounded work, acknowledgement out. The only file that acknowledges: after the handler has returned `Ok`,
 //! which it does once the broker has confirmed every effect. What was not begun goes back; nothing else is ever requeued.
 
-use super::{AmqpError, headers, intake::Intake, topology::Names};
+use super::{ACKNOWLEDGED_WITHIN, AmqpError, headers, intake::Intake, topology::Names};
 use crate::{
     account::{Account, RealWorld, gate::Working},
     message::{Carried, Message},
@@ -20,11 +20,12 @@ use lapin::{
 use std::{
     future::Future,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
+use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{Instrument, debug, error, error_span, info, warn};
 
@@ -109,16 +110,21 @@ pub async fn run<H: Handler>(
         until: until.clone(),
         torn: CancellationToken::new(),
         running: TaskTracker::new(),
+        acknowledged: Arc::default(),
         tasks: tasks.clone(),
     };
     // After a fault, what still runs can no longer be acknowledged here.
     work.take(&mut consumer).await?;
     hand_back_unbegun(&channel, &mut consumer, intake).await?;
     registered.leave();
-    let running = work.running;
+    let (running, acknowledged) = (work.running, work.acknowledged);
     running.close();
     tasks.spawn(async move {
         running.wait().await;
+        let last = *acknowledged.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(last) = last {
+            tokio::time::sleep_until(last + ACKNOWLEDGED_WITHIN).await;
+        }
         // A message that was left unacknowledged comes again then.
         if let Err(error) = channel.close(200, "done".into()).await {
             debug!(%error, "a channel was closed already");
@@ -135,6 +141,8 @@ struct Work<'a, H> {
     torn: CancellationToken,
     /// What runs on this channel.
     running: TaskTracker,
+    /// When the last message was acknowledged on this channel.
+    acknowledged: Arc<Mutex<Option<Instant>>>,
     /// What runs for this queue.
     tasks: TaskTracker,
 }
@@ -179,7 +187,7 @@ impl<H: Handler> Work<'_, H> {
         let (job_id, trace_id) = (tracing::field::Empty, message.trace_id());
         // Of the gravest level, so that no filter takes the job from a line that it lets through.
         let span = error_span!("command", account = message.routing_key, job_id, trace_id);
-        let traced = trace.clone();
+        let (traced, acknowledged) = (trace.clone(), self.acknowledged.clone());
         // A panic must not look like a command that was handled.
         let alarm = self.torn.clone().drop_guard();
         let task = async move {
@@ -200,7 +208,7 @@ impl<H: Handler> Work<'_, H> {
                 metrics.finished(cause, age(&message, RealWorld.now()));
             }
             match delivery.acker.ack(BasicAckOptions::default()).await {
-                Ok(true) => {}
+                Ok(true) => *acknowledged.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now()),
                 Ok(false) => warn!("the acknowledgement did not reach the broker; it will deliver again"),
                 Err(error) => warn!(%error, "the acknowledgement failed; the broker will deliver again"),
             }
