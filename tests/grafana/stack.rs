@@ -148,6 +148,7 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         match path.is_dir() {
+            true if path.ends_with("tests") => {}
             true => sources(&path, found),
             false => found.extend(path.extension().is_some_and(|end| end == "rs").then_some(path)),
         }
