@@ -137,7 +137,7 @@ pub async fn main() -> ExitCode {
         Command::Completions(arguments) => completions::run::<Cli>(&arguments),
         Command::Parked(arguments) => parked::run(config, arguments).await,
         Command::Sign(arguments) => sign::run(config, *arguments),
-        Command::Schema(arguments) => schema::run(settings, arguments),
+        Command::Schema(arguments) => schema::run(config, arguments),
         Command::Watch(arguments) => watch::run(config, arguments).await,
     };
     match done {
@@ -164,6 +164,11 @@ fn account_named<'a>(accounts: &'a [Arc<Account>], name: &str) -> Result<&'a Acc
 fn unknown_account<'a>(name: &str, known: impl Iterator<Item = &'a str> + Clone) -> String {
     let meant = nearest(name, known.clone()).map(|near| format!("; did you mean {near:?}?")).unwrap_or_default();
     format!("no account is named {name:?}{meant} (there are {})", Vec::from_iter(known).join(", "))
+}
+
+/// A publisher's or provider's words for a terminal, which they must not steer.
+fn plain(text: &str) -> String {
+    text.replace(char::is_control, "\u{fffd}")
 }
 
 /// A line of output, coloured only where a person reads it. False when nobody reads any more, as behind `| head`.

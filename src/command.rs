@@ -5,7 +5,7 @@
 //! not understood: a typo in a payment command must not look like an optional field that was left out.
 
 mod envelope;
-mod json;
+pub(crate) mod json;
 mod reader;
 
 use crate::{

@@ -68,6 +68,16 @@ impl Parked {
         }
     }
 
+    /// Whether somebody has to look at it before it is replayed: what its publisher has to mend would end as it did, workers
+    /// have died of it, or it would be cancelled again unasked.
+    pub fn wants_a_look(&self) -> bool {
+        match self.cause {
+            Some(Cause::UnknownAccount) => false,
+            Some(Cause::WorkerCrashed | Cause::NoQuery) => true,
+            _ => self.outcome == Some(Outcome::Invalid),
+        }
+    }
+
     /// What a person calls it: its job id, else the beginning of its digest, which `--digest` takes.
     pub fn name(&self) -> String {
         self.job_id.clone().unwrap_or_else(|| format!("#{}", &self.command_digest[..12]))
@@ -155,7 +165,7 @@ fn to_do(cause: Cause) -> &'static str {
         Cause::UnknownAccount => "add the account and replay; a wrong routing key: publish anew, discard this one",
         Cause::AttemptsExhausted => "when the provider is well again: replay",
         Cause::NotAfterPassed => "may it still be cancelled? replay with --not-after; else ask the provider, discard",
-        Cause::NotFound => "look the references up with the provider; are they right? replay; else discard",
+        Cause::NotFound => "ask the provider: expired? wrong references? replay what it finds again; else discard",
         Cause::NoQuery => "ask the provider what became of it, then discard; replay would cancel again",
         Cause::ExpiredInQueue => "take the expiration off the publisher's messages, then replay",
         Cause::WorkerCrashed => "see the worker's log; replay it alone, with a version that withstands it",

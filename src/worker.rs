@@ -80,10 +80,14 @@ impl Worker {
         }
         let is_known = |name: &String| self.accounts.iter().any(|account| account.settings.name == *name);
         later.extend(new.account_names().iter().filter(|name| !is_known(name)).map(|name| format!("{name} is new")));
-        if new.apart_from_states == self.settings.apart_from_states {
+        let profiles = |settings: &Settings| {
+            let texts = settings.accounts.iter().map(|account| account.partner.profile.text.clone());
+            texts.collect::<Vec<_>>()
+        };
+        if new.apart_from_states == self.settings.apart_from_states && profiles(new) == profiles(&self.settings) {
             self.renew_secrets(new).await;
         } else if later.is_empty() {
-            later.push("other settings have changed".to_owned());
+            later.push("other settings, or a profile, have changed".to_owned());
         }
         if !later.is_empty() {
             warn!(changes = later.join("; "), "these changes take effect when the worker is started anew");

@@ -129,19 +129,34 @@ async fn a_replay_asks_first_and_keeps_the_history() {
     let calls = unresolved["data"]["callsTotal"].as_u64().unwrap();
     place.send("PUT", "/_sandbox/faults", &json!({ "faults": "none" })).await;
 
-    let dry = ran(&place, &["replay", "--all", "--dry-run"]).await;
-    assert!(dry.code == 0 && dry.out.contains("job-1"), "{} {}", dry.out, dry.said);
-    assert_eq!(client.depth(&client.names.parked()).await, 1, "a dry run moves nothing");
-    let replay = ran(&place, &["replay", "--cause", "attempts_exhausted"]).await;
-    assert!(replay.code == 0 && replay.said.contains("1 command replayed"), "{}", replay.said);
-    let all = events.wait(2, SOON).await;
-    let settled = &all[1].1["data"];
+    // What its publisher has to mend is not meant by the account alone.
+    let mut typo = command("job-typo", "R-typo");
+    typo["reasonn"] = json!("x");
+    assert!(client.publish("bnc", &typo).await);
+    events.of("job-typo", SOON).await;
+    let dry = ran(&place, &["replay", "--account", "bnc", "--dry-run"]).await;
+    assert!(dry.code == 0 && dry.out.contains("1 would be replayed: bnc attempts_exhausted"), "{}", dry.out);
+    assert_eq!(client.depth(&client.names.parked()).await, 2, "a dry run moves nothing");
+    let replay = ran(&place, &["replay", "--account", "bnc"]).await;
+    let said = &replay.said;
+    assert!(replay.code == 0 && said.contains("1 command replayed") && said.contains("1 command left"), "{said}");
+    let all = events.wait(3, SOON).await;
+    let settled = &all[2].1["data"];
     assert_eq!((&settled["outcome"], &settled["replay"]), (&json!("canceled"), &json!(1)), "{settled}");
     assert_eq!(settled["callsTotal"].as_u64().unwrap(), calls + 1, "one call was enough");
     assert_eq!(settled["calls"].as_array().unwrap().last().unwrap()["operation"], "query");
     assert_eq!(settled["receivedAt"], unresolved["data"]["receivedAt"]);
-    assert_ne!(all[0].1["id"], all[1].1["id"]);
-    assert_eq!(client.depth(&client.names.parked()).await, 0);
+    assert_ne!(all[0].1["id"], all[2].1["id"]);
+    assert_eq!(client.depth(&client.names.parked()).await, 1);
+    let replay = ran(&place, &["replay", "--job", "job-typo"]).await;
+    assert!(replay.code == 0 && replay.said.contains("1 command replayed"), "named, it is meant: {}", replay.said);
+    let again = &events.wait(4, SOON).await[3].1["data"];
+    assert_eq!((&again["cause"], &again["replay"]), (&json!("unknown_field"), &json!(1)));
+
+    let watch = ["watch", "--since", "1h", "--job", "job-typo", "--idle-s", "2", "--json"];
+    let of_typo: Vec<_> = run(place.command(&watch)).await.out.lines().map(str::to_owned).collect();
+    assert_eq!(of_typo.len(), 2, "both events of this job and no other's: {of_typo:?}");
+    assert!(of_typo.iter().all(|event| event.contains("job-typo")), "{of_typo:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -224,6 +239,10 @@ async fn what_is_discarded_is_asked_for_and_shown() {
     assert!(wrong.code == 64 && wrong.said.contains("'unknown_field'"), "{}", wrong.said);
     let none = ran(&place, &["discard", "--job", "job-x", "--yes"]).await;
     assert!(none.code == 1 && none.said.contains("none of the parked commands"), "{}", none.said);
+    let mut unprinted = parked(&place, &["discard", "--all", "--yes"]);
+    unprinted.stdout(Stdio::from(std::fs::File::options().write(true).open("/dev/full").unwrap()));
+    let status = tokio::task::block_in_place(|| unprinted.stderr(Stdio::null()).status()).unwrap();
+    assert_eq!(status.code(), Some(69), "what nobody has seen is not thrown away");
     let stray = ran(&place, &["replay", "--job", "job-stray"]).await;
     assert!(stray.code == 1 && stray.said.contains("no account \"nobody\""), "{}", stray.said);
     assert_eq!(client.depth(&client.names.parked()).await, 6);
@@ -234,4 +253,23 @@ async fn what_is_discarded_is_asked_for_and_shown() {
         assert!(discarded.out.contains(&format!("job-late-{number}")), "{}", discarded.out);
     }
     assert_eq!(listed(&place, &[]).await.len(), 3);
+}
+
+/// More than RabbitMQ takes acknowledgements of at once: those that it still held back when a channel ends would come again.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_many_that_are_discarded_none_comes_back() {
+    const MANY: usize = 300;
+    let place = Place::new(Broker::shared(), calm()).await;
+    let mut worker = place.worker().await;
+    let client = place.client().await;
+    let mut events = client.collect().await;
+    for number in 0..MANY {
+        assert!(client.publish("bnc", &late(&format!("job-{number}"))).await);
+    }
+    events.wait(MANY, SOON * 2).await;
+    worker.stop("-TERM").await;
+    let discarded = ran(&place, &["discard", "--account", "bnc", "--yes"]).await;
+    assert!(discarded.code == 0 && discarded.said.contains("300 commands discarded"), "{}", discarded.said);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(client.depth(&client.names.parked()).await, 0);
 }

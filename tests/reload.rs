@@ -59,11 +59,11 @@ async fn a_new_key_signs_the_next_call() {
     );
     assert!(!log.contains("started anew"), "nothing waits for a restart");
 
-    // With other settings it waits: new keys must not meet old ids.
+    // With other settings, or another profile, it waits: new keys must not meet old ids and paths.
     write_another_key(&key);
     std::fs::write(&place.config, read(&place.config).replace("www.example.co.id", "shop.example.co.id")).unwrap();
     worker.signal("-HUP");
-    worker.wait_for_log("other settings have changed", SOON).await;
+    worker.wait_for_log("or a profile, have changed", SOON).await;
     assert!(client.publish("bnc", &command("job-2", "R2")).await);
     assert_eq!(events.of("job-2", SOON).await["data"]["outcome"], "canceled", "the old key is the bank's");
 }
@@ -92,4 +92,21 @@ async fn a_new_password_of_the_broker_is_taken_for_the_next_connection() {
     worker.signal("-HUP");
     assert!(client.publish("bnc", &command("job-1", "R1")).await);
     assert_eq!(events.of("job-1", SOON).await["data"]["outcome"], json!("canceled"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_profile_that_has_changed_waits_for_a_restart_and_is_named() {
+    let place = Place::new(Broker::shared(), sandbox::Options::default()).await;
+    let profile = place.dir.path().join("mybank.toml");
+    let text = read(concat!(env!("CARGO_MANIFEST_DIR"), "/src/snap/profiles/bnc.toml"));
+    std::fs::write(&profile, &text).unwrap();
+    std::fs::write(&place.config, read(&place.config).replace("profile = \"bnc\"", "profile = \"./mybank.toml\""))
+        .unwrap();
+    let worker = place.worker().await;
+    worker.signal("-HUP");
+    worker.wait_for_log("the settings were read anew", SOON).await;
+    assert!(!worker.read_log().contains("started anew"), "nothing has changed");
+    std::fs::write(&profile, format!("{text}\n# another\n")).unwrap();
+    worker.signal("-HUP");
+    worker.wait_for_log("or a profile, have changed", SOON).await;
 }

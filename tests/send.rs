@@ -11,6 +11,7 @@ use std::{
 use support::*;
 
 const JOBS: usize = 1_000;
+const WAIT: std::time::Duration = std::time::Duration::from_secs(30);
 
 async fn place() -> Place {
     Place::new(Broker::shared(), sandbox::Options::default()).await
@@ -70,6 +71,17 @@ async fn many_commands_are_sent_and_summed_up_and_the_exit_code_can_be_relied_on
 
     let wrong = fed(place.command(&["send", "--stdin", "--account", "bnc"]), "{\"jobId\":\"a\"}\n[]\n".into()).await;
     assert!(wrong.code == 64 && wrong.said.contains("line 2"), "{}", wrong.said);
+    let others = ["send", "--stdin", "--account", "bnc", "--field", "merchantId=2"];
+    assert_eq!(fed(place.command(&others), String::new()).await.code, 64, "a field that no line would get");
+    let hidden = run(place.command(&["send", "--account", "bnc", "--reference", "R", "--field", "jobId=A"])).await;
+    assert!(hidden.code == 64 && hidden.said.contains("--job-id"), "{}", hidden.said);
+    let long = format!("{}\n", json!({ "jobId": "j".repeat(300) }));
+    let long = fed(place.command(&["send", "--stdin", "--account", "bnc"]), long).await;
+    assert!(long.code == 64 && long.said.contains("jobId has 300 bytes"), "{}", long.said);
+    for age in ["2é", "100000000d", ""] {
+        let ran = run(place.command(&["watch", "--since", age])).await;
+        assert!(ran.code == 64 && ran.said.contains("is no age"), "{age:?}: {}", ran.said);
+    }
     let mistyped = place.command(&["send", "--account", "bcn", "--reference", "R-1"]);
     let ran = run(mistyped).await;
     assert!(ran.said.contains("did you mean \"bnc\"?"), "{}", ran.said);
@@ -120,4 +132,34 @@ async fn a_shell_learns_the_commands_and_a_slip_is_named() {
         let help = run(place.command(&[command, "--help"])).await;
         assert!(help.code == 0 && help.out.contains("Examples:"), "{command} has no examples in its help");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_line_is_sent_as_it_came_and_what_nobody_sees_is_not_said_to_be_well() {
+    let place = place().await;
+    let _worker = place.worker().await;
+    let client = place.client().await;
+    let mut events = client.collect().await;
+    let twice =
+        r#"{"account":"bnc","jobId":"twice","originalReferenceNo":"R-1","originalReferenceNo":"R-2","reason":"x"}"#;
+    let ran = fed(place.command(&["send", "--stdin", "--wait"]), format!("{twice}\n")).await;
+    assert_eq!(ran.code, 1, "{}", ran.said);
+    assert_eq!(events.of("twice", WAIT).await["data"]["cause"], "duplicate_key", "it was not mended on its way");
+    let long = r#"{"account":"bnc","jobId":"long","originalReferenceNo":"R-3","reason":"x","metadata":{"n":12345678901234567890123}}"#;
+    let ran = fed(place.command(&["send", "--stdin", "--wait", "--json"]), format!("{long}\n")).await;
+    assert!(ran.code == 0 && ran.out.contains("12345678901234567890123"), "{} {}", ran.out, ran.said);
+
+    let full = || Stdio::from(std::fs::File::options().write(true).open("/dev/full").unwrap());
+    let many: Vec<_> = (0..3).map(|at| command(&format!("unseen-{at}"), &format!("R-u{at}"))).collect();
+    let file = place.dir.path().join("many");
+    std::fs::write(&file, lines(many.into_iter())).unwrap();
+    let mut unseen = place.command(&["send", "--stdin", "--account", "bnc", "--wait"]);
+    unseen.stdin(Stdio::from(std::fs::File::open(file).unwrap())).stdout(full());
+    assert_eq!(tokio::task::block_in_place(|| unseen.status()).unwrap().code(), Some(75));
+
+    // A publisher's text does not steer the terminal of whoever reads of it.
+    let steering = json!({ "account": "bnc", "jobId": "steering", "\u{1b}[2J\nforged": 1, "reason": "x" });
+    let ran = fed(place.command(&["send", "--stdin", "--wait"]), lines([steering].into_iter())).await;
+    assert!(!ran.out.contains('\u{1b}') && !ran.out.contains("\nforged"), "{:?}", ran.out);
+    assert!(ran.out.contains("forged"), "{:?}", ran.out);
 }

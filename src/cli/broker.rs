@@ -1,6 +1,6 @@
 //! What `send`, `watch` and `parked` share: a connection of an order service or a reconciler, and result events as they read them.
 
-use super::Failure;
+use super::{Failure, plain};
 use crate::{
     amqp::{connect, topology::Names},
     settings::{Amqp, Settings},
@@ -12,13 +12,14 @@ use lapin::{
     types::FieldTable,
 };
 use serde_json::Value;
-use std::path::Path;
+use std::{future::Future, path::Path, time::Duration};
 
 /// A connection with a channel.
 pub struct Broker {
     pub names: Names,
     pub channel: Channel,
     pub accounts: Vec<String>,
+    limit: Duration,
     /// A channel lives as long as its connection.
     connection: Connection,
 }
@@ -28,32 +29,47 @@ impl Broker {
         let (amqp, accounts): (Amqp, _) = Settings::load_amqp(config)?;
         let names = Names::new(prefix.unwrap_or(&amqp.prefix));
         let connection = connect(&amqp, purpose).await?;
-        let channel = connection.create_channel().await?;
-        Ok(Self { names, channel, accounts, connection })
+        let limit = amqp.confirm_timeout;
+        let channel = within(limit, connection.create_channel()).await?;
+        Ok(Self { names, channel, accounts, limit, connection })
     }
 
     pub async fn another_channel(&self) -> Result<Channel, Failure> {
-        Ok(self.connection.create_channel().await?)
+        self.within(self.connection.create_channel()).await
+    }
+
+    /// What the broker answers, if it does so in time: in alarm it takes no messages, and a queue without a majority says nothing.
+    pub async fn within<T>(&self, answer: impl Future<Output = lapin::Result<T>>) -> Result<T, Failure> {
+        within(self.limit, answer).await
     }
 
     /// How many messages of a queue nobody has in hand.
     pub async fn ready(&self, queue: &str) -> Result<u32, Failure> {
         let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-        Ok(self.channel.queue_declare(queue.into(), passive, FieldTable::default()).await?.message_count())
+        Ok(self.within(self.channel.queue_declare(queue.into(), passive, FieldTable::default())).await?.message_count())
     }
 
     /// Events from now on with these routing keys, in a queue that goes with this connection.
     pub async fn results(&self, routing_keys: &[String]) -> Result<Consumer, Failure> {
         let options = QueueDeclareOptions { exclusive: true, auto_delete: true, ..Default::default() };
-        let queue = self.channel.queue_declare("".into(), options, FieldTable::default()).await?;
+        let queue = self.within(self.channel.queue_declare("".into(), options, FieldTable::default())).await?;
         for key in routing_keys {
             let (exchange, key) = (self.names.results().into(), key.as_str().into());
-            self.channel
-                .queue_bind(queue.name().clone(), exchange, key, QueueBindOptions::default(), FieldTable::default())
-                .await?;
+            let (options, none) = (QueueBindOptions::default(), FieldTable::default());
+            self.within(self.channel.queue_bind(queue.name().clone(), exchange, key, options, none)).await?;
         }
         let options = BasicConsumeOptions { no_ack: true, ..Default::default() };
-        Ok(self.channel.basic_consume(queue.name().clone(), "".into(), options, FieldTable::default()).await?)
+        self.within(self.channel.basic_consume(queue.name().clone(), "".into(), options, FieldTable::default())).await
+    }
+}
+
+async fn within<T>(limit: Duration, answer: impl Future<Output = lapin::Result<T>>) -> Result<T, Failure> {
+    match tokio::time::timeout(limit, answer).await {
+        Ok(answer) => Ok(answer?),
+        Err(_) => {
+            let why = "has it an alarm, or a queue no majority? rabbitmqctl status says so";
+            Err(Failure::Unavailable(format!("the broker has not answered within {limit:?}: {why}")))
+        }
     }
 }
 
@@ -69,11 +85,11 @@ fn colour(outcome: &str) -> Style {
 
 /// A result event in one line.
 pub fn line(event: &Value) -> String {
-    let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
+    let text = |value: &Value| plain(value.as_str().unwrap_or("-"));
     let data = &event["data"];
     let said = match (data["responseCode"].as_str(), data["responseMessage"].as_str()) {
-        (Some(code), Some(message)) => format!("  {code} {message}"),
-        (Some(code), None) => format!("  {code}"),
+        (Some(code), Some(message)) => format!("  {} {}", plain(code), plain(message)),
+        (Some(code), None) => format!("  {}", plain(code)),
         _ => String::new(),
     };
     let violations = data["violations"].as_array().map_or(String::new(), |violations| {

@@ -56,6 +56,9 @@ enum Action {
         json: bool,
     },
     /// All of them: the command as it was published, its properties, and the calls that were made, as JSON.
+    ///
+    /// Of more than 20 calls, the first and the last ten are kept; their numbers say which. What is wrong with an invalid command is in its
+    /// event: `watch --since 1d --job JOB_ID --json`.
     Show {
         #[command(flatten)]
         which: Which,
@@ -63,7 +66,8 @@ enum Action {
     /// Give them to the workers again: everything begins anew, with a query. Their history is kept.
     ///
     /// A command leaves the queue when the broker has confirmed its copy. Broken off, it goes on where it was when it is run again; a
-    /// command that was on its way then may run twice, with events of the same id.
+    /// command that was on its way then may run twice, with events of the same id. By account alone, what wants a look first is left: what its
+    /// publisher has to mend, what workers have died of, and what cannot be asked about and so would be cancelled again unasked.
     Replay {
         #[command(flatten)]
         which: Chosen,
@@ -127,6 +131,13 @@ impl Which {
                 parked.command_digest.starts_with(&wanted.trim_start_matches('#').to_ascii_lowercase())
             })
     }
+
+    /// Whether a replay leaves it: by account alone nobody means what wants a look first.
+    fn spares(&self, parked: &Parked) -> bool {
+        let by_account_alone =
+            self.account.is_some() && self.job.is_none() && self.cause.is_none() && self.digest.is_none();
+        by_account_alone && parked.wants_a_look()
+    }
 }
 
 fn parked_causes() -> PossibleValuesParser {
@@ -137,33 +148,42 @@ pub async fn run(config: Option<&Path>, arguments: Arguments) -> Result<(), Fail
     let broker = Broker::reach(config, arguments.prefix.as_deref(), "parked").await?;
     let queue = Queue::open(&broker).await?;
     match arguments.action {
-        Action::List { which, json } => list(queue, &which, json).await,
+        Action::List { which, json } => list(queue, |parked| which.means(parked), json, "parked").await,
         Action::Show { which } => show(queue, &which).await,
-        Action::Replay { which, dry_run: true, .. } | Action::Discard { which, dry_run: true, .. } => {
-            list(queue, &which.which, false).await
+        Action::Replay { which: Chosen { which, .. }, dry_run: true, .. } => {
+            let is_meant = |parked: &_| which.means(parked) && !which.spares(parked);
+            list(queue, is_meant, false, "would be replayed").await
+        }
+        Action::Discard { which: Chosen { which, .. }, dry_run: true, .. } => {
+            list(queue, |parked| which.means(parked), false, "would be discarded").await
         }
         Action::Replay { which, not_after, .. } => replay(&broker, queue, &which.which, not_after).await,
         Action::Discard { which, yes, .. } => discard(queue, &which.which, yes).await,
     }
 }
 
-async fn list(mut queue: Queue<'_>, which: &Which, json: bool) -> Result<(), Failure> {
+async fn list(
+    mut queue: Queue<'_>,
+    is_meant: impl Fn(&Parked) -> bool,
+    json: bool,
+    what_of_them: &str,
+) -> Result<(), Failure> {
     let mut found = Vec::new();
     while let Some(Copy { parked, .. }) = queue.next().await? {
-        if !which.means(&parked) {
+        if !is_meant(&parked) {
             continue;
         }
         if !json {
             found.push(parked);
         } else if !print(&serde_json::to_string(&parked).expect("texts and numbers are JSON")) {
-            break;
+            queue.enough();
         }
     }
-    queue.give_back().await?;
+    let given_back = queue.give_back().await;
     if !json {
-        print(&table::of(&found));
+        print(&table::of(&found, what_of_them));
     }
-    Ok(())
+    given_back
 }
 
 async fn show(mut queue: Queue<'_>, which: &Which) -> Result<(), Failure> {
@@ -172,7 +192,7 @@ async fn show(mut queue: Queue<'_>, which: &Which) -> Result<(), Failure> {
         if which.means(&parked) {
             found += 1;
             if !print(&whole(&parked, &message)) {
-                break;
+                queue.enough();
             }
         }
     }
@@ -186,12 +206,16 @@ async fn replay(
     which: &Which,
     not_after: Option<DateTime<Utc>>,
 ) -> Result<(), Failure> {
-    broker.channel.confirm_select(ConfirmSelectOptions::default()).await?;
-    let mut replay = Replay { broker, unconfirmed: VecDeque::new(), replayed: 0 };
-    let (mut meant, mut left) = (0, BTreeMap::<String, u64>::new());
+    broker.within(broker.channel.confirm_select(ConfirmSelectOptions::default())).await?;
+    let mut replay = Replay { broker, unconfirmed: VecDeque::new(), replayed: 0, refused: 0 };
+    let (mut meant, mut spared, mut left) = (0, 0, BTreeMap::<String, u64>::new());
     let ended = async {
         while let Some(Copy { parked, message, acker }) = queue.next().await? {
             if !which.means(&parked) {
+                continue;
+            }
+            if which.spares(&parked) {
+                spared += 1;
                 continue;
             }
             meant += 1;
@@ -208,6 +232,15 @@ async fn replay(
     }
     .await;
     eprintln!("{} replayed", commands(replay.replayed));
+    if replay.refused > 0 {
+        left.insert("the broker refused its copy (does a policy limit the retry buckets?)".into(), replay.refused);
+    }
+    if spared > 0 {
+        eprintln!(
+            "{} left, as each wants a look first: see parked list; --cause or --job replays it",
+            commands(spared)
+        );
+    }
     for (why, count) in &left {
         eprintln!("{} left: {why}", commands(*count));
     }
@@ -221,6 +254,7 @@ struct Replay<'a> {
     broker: &'a Broker,
     unconfirmed: VecDeque<(PublisherConfirm, Acker)>,
     replayed: u64,
+    refused: u64,
 }
 
 impl Replay<'_> {
@@ -235,9 +269,9 @@ impl Replay<'_> {
         let ours = headers::of_progress(progress);
         let (bucket, properties) = in_bucket(&self.broker.names, SHORTEST, &message.properties, ours);
         let (channel, key) = (&self.broker.channel, message.routing_key.as_str().into());
-        let sent = channel
-            .basic_publish(bucket.into(), key, BasicPublishOptions::default(), &message.body, properties)
-            .await?;
+        let options = BasicPublishOptions::default();
+        let sent = channel.basic_publish(bucket.into(), key, options, &message.body, properties);
+        let sent = self.broker.within(sent).await?;
         self.unconfirmed.push_back((sent, acker));
         self.settle(queue, WINDOW).await
     }
@@ -247,9 +281,10 @@ impl Replay<'_> {
         while self.unconfirmed.len() > outstanding
             && let Some((sent, acker)) = self.unconfirmed.pop_front()
         {
-            match sent.await? {
-                Confirmation::Ack(_) => {}
-                _ => return Err(Failure::Unavailable("the broker refused a copy; the rest lies where it was".into())),
+            // The others are on their way, so each of them has to be seen to its end.
+            if !matches!(self.broker.within(sent).await?, Confirmation::Ack(_)) {
+                self.refused += 1;
+                continue;
             }
             queue.take_out(&acker).await?;
             self.replayed += 1;
@@ -269,7 +304,9 @@ async fn discard(mut queue: Queue<'_>, which: &Which, yes: bool) -> Result<(), F
     while let Some(Copy { parked, message, acker }) = queue.next().await? {
         if which.means(&parked) {
             // The last that is seen of it.
-            print(&whole(&parked, &message));
+            if !print(&whole(&parked, &message)) {
+                return Err(Failure::Unavailable("they could not be printed, so none is discarded".into()));
+            }
             found.push(acker);
         }
     }
@@ -279,10 +316,11 @@ async fn discard(mut queue: Queue<'_>, which: &Which, yes: bool) -> Result<(), F
             queue.take_out(acker).await?;
         }
     }
-    queue.give_back().await?;
+    let given_back = queue.give_back().await;
     if !found.is_empty() {
         eprintln!("{} discarded", commands(if sure { found.len() as u64 } else { 0 }));
     }
+    given_back?;
     some_of(found.len() as u64)
 }
 

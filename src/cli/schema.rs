@@ -1,6 +1,6 @@
 //! `schema`: the JSON Schemas of command and event, and the AsyncAPI document.
 
-use super::{Failure, account_named, print};
+use super::{Failure, account_named, no_settings, print};
 use crate::{
     amqp::topology::Names,
     schema::{self, Reader},
@@ -37,13 +37,13 @@ enum Of {
     },
 }
 
-pub fn run(settings: impl FnOnce() -> Result<Settings, Failure>, arguments: Arguments) -> Result<(), Failure> {
+pub fn run(config: Option<&Path>, arguments: Arguments) -> Result<(), Failure> {
     let built_in = BUILT_IN.map(|(name, text)| Profile::read(name, text).expect("tests read it"));
     let all = built_in.each_ref().map(Reader::of_any_account);
     let document = match arguments.of {
         Of::Command { account: Some(name), .. } => {
-            let settings = settings()?;
-            let partner = &account_named(&settings.accounts, &name)?.partner;
+            let accounts = Settings::load_accounts(config.ok_or_else(no_settings)?)?;
+            let partner = &account_named(&accounts, &name)?.partner;
             schema::command(&[Reader { profile: &partner.profile, defaults: Some(&partner.merchant) }])
         }
         Of::Command { profile: Some(name), .. } => {

@@ -5,14 +5,17 @@ use super::{
     broker::{self, Broker},
     print, unknown_account,
 };
-use crate::outcome::Outcome;
+use crate::{
+    command::json::{self, Members},
+    outcome::Outcome,
+};
 use clap::Args;
 use futures_util::StreamExt;
 use lapin::{
     BasicProperties, Confirmation, Consumer,
     options::{BasicPublishOptions, ConfirmSelectOptions},
 };
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value, json, value::RawValue};
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     io::{BufRead, IsTerminal},
@@ -22,6 +25,8 @@ use std::{
 
 /// Confirms that may be outstanding.
 const WINDOW: usize = 500;
+/// The longest routing key or message id, in bytes.
+const AMQP_TEXT: usize = 255;
 /// How often progress is told.
 const PROGRESS: Duration = Duration::from_secs(5);
 
@@ -38,7 +43,7 @@ pub struct Arguments {
     #[arg(long)]
     account: Option<String>,
     /// Read commands from standard input, one JSON object a line.
-    #[arg(long, conflicts_with_all = ["job_id", "reference", "partner_reference", "reason"])]
+    #[arg(long, conflicts_with_all = ["job_id", "reference", "partner_reference", "reason", "others"])]
     stdin: bool,
     #[command(flatten)]
     fields: Fields,
@@ -107,6 +112,17 @@ struct Outgoing {
     body: Vec<u8>,
 }
 
+impl Outgoing {
+    fn new(account: String, job_id: String, body: Vec<u8>) -> Result<Self, String> {
+        for (what, text) in [("account", &account), ("jobId", &job_id)] {
+            if text.len() > AMQP_TEXT {
+                return Err(format!("{what} has {} bytes, and AMQP takes {AMQP_TEXT}", text.len()));
+            }
+        }
+        Ok(Self { account, job_id, body })
+    }
+}
+
 pub async fn run(config: Option<&Path>, arguments: Arguments) -> Result<(), Failure> {
     let commands =
         if arguments.stdin { from_lines(std::io::stdin().lock(), &arguments)? } else { vec![from_flags(&arguments)?] };
@@ -150,7 +166,7 @@ pub async fn run(config: Option<&Path>, arguments: Arguments) -> Result<(), Fail
 }
 
 async fn publish(broker: &Broker, commands: &[Outgoing]) -> Result<(), Failure> {
-    broker.channel.confirm_select(ConfirmSelectOptions::default()).await?;
+    broker.within(broker.channel.confirm_select(ConfirmSelectOptions::default())).await?;
     let mut unconfirmed = VecDeque::new();
     let check = |confirmation: Confirmation| match confirmation {
         Confirmation::Ack(_) => Ok(()),
@@ -162,19 +178,17 @@ async fn publish(broker: &Broker, commands: &[Outgoing]) -> Result<(), Failure> 
             .with_content_type("application/json".into())
             .with_message_id(command.job_id.as_str().into());
         let (exchange, key) = (broker.names.commands().into(), command.account.as_str().into());
-        let published = broker
-            .channel
-            .basic_publish(exchange, key, BasicPublishOptions::default(), &command.body, properties)
-            .await?;
-        unconfirmed.push_back(published);
+        let options = BasicPublishOptions::default();
+        let published = broker.channel.basic_publish(exchange, key, options, &command.body, properties);
+        unconfirmed.push_back(broker.within(published).await?);
         if unconfirmed.len() > WINDOW
             && let Some(oldest) = unconfirmed.pop_front()
         {
-            check(oldest.await?)?;
+            check(broker.within(oldest).await?)?;
         }
     }
     for confirm in unconfirmed {
-        check(confirm.await?)?;
+        check(broker.within(confirm).await?)?;
     }
     Ok(())
 }
@@ -211,8 +225,9 @@ impl Tally {
                 true => print(&String::from_utf8_lossy(&data)),
                 false => print(&format!("[{seen:>4}/{}] {}", self.total, broker::line(&event))),
             };
-            if !goes_on {
-                return Ok(());
+            if !goes_on && !self.waiting.is_empty() {
+                let missing = counted(self.waiting.values().sum::<usize>(), "result");
+                return Err(Failure::NotYet(format!("nobody reads the results any more; {missing} not seen")));
             }
             // Where the results themselves are on the screen, they are progress enough.
             if told.elapsed() > PROGRESS && !std::io::stdout().is_terminal() {
@@ -263,7 +278,7 @@ fn rate(count: usize, begun: Instant) -> String {
 fn from_flags(arguments: &Arguments) -> Result<Outgoing, Failure> {
     let account = arguments.account.clone().ok_or_else(|| Failure::Usage("name the account with --account".into()))?;
     let (job_id, body) = arguments.fields.command();
-    Ok(Outgoing { account, job_id, body })
+    Outgoing::new(account, job_id, body).map_err(Failure::Usage)
 }
 
 /// A line is published as it stands, unless it names its account: that key is no part of a command.
@@ -275,25 +290,34 @@ fn from_lines(lines: impl BufRead, arguments: &Arguments) -> Result<Vec<Outgoing
             continue;
         }
         let wrong = |what: &str| Failure::Usage(format!("line {}: {what}", at + 1));
-        let mut fields: Map<String, Value> =
-            serde_json::from_str(&line).map_err(|e| wrong(&format!("not a JSON object: {e}")))?;
-        let own = fields.remove("account").and_then(|account| account.as_str().map(str::to_owned));
-        let job_id = fields
-            .get("jobId")
-            .and_then(Value::as_str)
-            .ok_or_else(|| wrong("it has no jobId, by which its result is known"))?
-            .to_owned();
-        let body = if own.is_some() { Value::Object(fields).to_string() } else { line };
+        serde_json::from_str::<&RawValue>(&line).map_err(|e| wrong(&format!("not JSON: {e}")))?;
+        let members = json::members(&line).ok_or_else(|| wrong("not a JSON object"))?;
+        let text = |key: &str| json::get(&members, key).and_then(json::string);
+        let (own, job_id) = (text("account"), text("jobId"));
+        let job_id = job_id.ok_or_else(|| wrong("it has no jobId, by which its result is known"))?;
+        let body = if own.is_some() { without_account(&members) } else { line.clone() };
         let account = own
             .or_else(|| arguments.account.clone())
             .ok_or_else(|| wrong("it names no \"account\", and there is no --account"))?;
-        commands.push(Outgoing { account, job_id, body: body.into_bytes() });
+        commands.push(Outgoing::new(account, job_id, body.into_bytes()).map_err(|e| wrong(&e))?);
     }
     Ok(commands)
 }
 
+/// All else as it came, keys that stand twice and long numbers too: what is wrong with a command is the worker's to say.
+fn without_account(members: &json::Borrowed<'_>) -> String {
+    let mut rest = Members::default();
+    for (key, value) in members.iter().filter(|(key, _)| key != "account") {
+        rest.push(key.clone(), RawValue::from_string((*value).to_owned()).expect("it was read as JSON"));
+    }
+    serde_json::to_string(&rest).expect("what was read can be written")
+}
+
 fn field(text: &str) -> Result<(String, Value), String> {
     let (name, value) = text.split_once('=').ok_or("write NAME=VALUE")?;
+    if name == "jobId" {
+        return Err("the jobId is given by --job-id".into());
+    }
     let value = match value.starts_with(['{', '[']) {
         true => serde_json::from_str(value).map_err(|e| format!("{name}: {e}"))?,
         false => json!(value),

@@ -17,10 +17,15 @@ use lapin::{
 use serde_json::Value;
 use std::{path::Path, time::Duration};
 
+/// A worker's clock may be ahead of ours.
+const CLOCKS_DIFFER: TimeDelta = TimeDelta::seconds(5);
+
 #[derive(Args)]
 #[command(after_help = "Examples:
   qris-cancel-worker watch                                   results as they come
   qris-cancel-worker watch --since 2h --outcome unresolved   those of the last two hours, and on
+  qris-cancel-worker watch --since 1d --job order-4711-cancel --idle-s 2
+                                                             what has become of one
   qris-cancel-worker watch --since 1d --idle-s 2 --json      a day's events as they are, for a script")]
 pub struct Arguments {
     /// Only this account's events.
@@ -29,6 +34,9 @@ pub struct Arguments {
     /// Only events with this outcome.
     #[arg(long, value_parser = Outcome::ALL.map(Outcome::name))]
     outcome: Option<String>,
+    /// Only the events of this job.
+    #[arg(long, value_name = "JOB_ID")]
+    job: Option<String>,
     /// Begin with the log's events of this age: 90s, 15m, 2h, 3d.
     #[arg(long, value_parser = age, value_name = "AGE")]
     since: Option<TimeDelta>,
@@ -38,7 +46,7 @@ pub struct Arguments {
     /// End after this many events.
     #[arg(long, value_name = "N")]
     count: Option<u64>,
-    /// End when no event has come for this many seconds.
+    /// End when no event has come for this many seconds; with --since, also when the log has been read up to now.
     #[arg(long, value_name = "SECONDS")]
     idle_s: Option<u64>,
     /// Names on the broker begin with this.
@@ -49,7 +57,9 @@ pub struct Arguments {
 pub async fn run(config: Option<&Path>, arguments: Arguments) -> Result<(), Failure> {
     let broker = Broker::reach(config, arguments.prefix.as_deref(), "watch").await?;
     let part = |part: &Option<String>| part.clone().unwrap_or_else(|| "*".into());
-    let since = arguments.since.map(|age| Utc::now() - age);
+    let begun = Utc::now();
+    let since = arguments.since.map(|age| begun - age);
+    let is_of_later = |event: &Value| time_of(event).is_some_and(|time| time > begun + CLOCKS_DIFFER);
     let mut events = match since {
         Some(since) => replay(&broker, since).await?,
         None => broker.results(&[format!("{}.{}", part(&arguments.account), part(&arguments.outcome))]).await?,
@@ -71,6 +81,9 @@ pub async fn run(config: Option<&Path>, arguments: Arguments) -> Result<(), Fail
             eprintln!("a message of {} bytes that is no event", delivery.data.len());
             continue;
         };
+        if since.is_some() && arguments.idle_s.is_some() && is_of_later(&event) {
+            return Ok(());
+        }
         if !wanted(&event, &arguments, since) {
             continue;
         }
@@ -98,21 +111,25 @@ fn wanted(event: &Value, arguments: &Arguments, since: Option<DateTime<Utc>>) ->
     let is = |wanted: &Option<String>, field: &str| {
         wanted.as_ref().is_none_or(|wanted| event["data"][field] == wanted.as_str())
     };
-    let time = event["time"].as_str().and_then(|time| DateTime::parse_from_rfc3339(time).ok());
-    let young = since.is_none_or(|since| time.is_none_or(|time| time >= since));
-    young && is(&arguments.account, "account") && is(&arguments.outcome, "outcome")
+    let young = since.is_none_or(|since| time_of(event).is_none_or(|time| time >= since));
+    young && is(&arguments.job, "jobId") && is(&arguments.account, "account") && is(&arguments.outcome, "outcome")
+}
+
+fn time_of(event: &Value) -> Option<DateTime<Utc>> {
+    Some(DateTime::parse_from_rfc3339(event["time"].as_str()?).ok()?.to_utc())
 }
 
 fn age(text: &str) -> Result<TimeDelta, String> {
     let wrong = || format!("{text:?} is no age: write 90s, 15m, 2h or 3d");
-    let (number, unit) = text.split_at(text.len().saturating_sub(1));
-    let number: i64 = number.parse().map_err(|_| wrong())?;
+    let (at, unit) = text.char_indices().next_back().ok_or_else(wrong)?;
+    let number: i64 = text[..at].parse().map_err(|_| wrong())?;
     let seconds = match unit {
-        "s" => 1,
-        "m" => 60,
-        "h" => 3600,
-        "d" => 86_400,
+        's' => 1,
+        'm' => 60,
+        'h' => 3600,
+        'd' => 86_400,
         _ => return Err(wrong()),
     };
-    number.checked_mul(seconds).and_then(TimeDelta::try_seconds).ok_or_else(wrong)
+    let age = number.checked_mul(seconds).and_then(TimeDelta::try_seconds).ok_or_else(wrong)?;
+    Utc::now().checked_sub_signed(age).map(|_| age).ok_or_else(wrong)
 }

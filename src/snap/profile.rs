@@ -53,6 +53,9 @@ pub struct Profile {
     /// Where the provider's answers mean something else than the standard's table says.
     #[serde(default)]
     pub codes: BTreeMap<Code, CodeOverride>,
+    /// As it was written.
+    #[serde(skip)]
+    pub text: String,
 }
 
 /// What a cancel does. Only withdrawing is supported: a cancel that gives money back is a refund by another name.
@@ -376,7 +379,7 @@ impl Profile {
             line: text.lines().position(|line| line.trim_start().starts_with(key)).map(|at| at + 1),
             reason,
         })?;
-        Ok(profile)
+        Ok(Self { text: text.to_owned(), ..profile })
     }
 
     /// Whether calls carry an access token when signed in this mode.

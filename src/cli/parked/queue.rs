@@ -1,7 +1,7 @@
 //! The parking queue, read from its beginning to its end; what is not taken out goes back to its place.
 
 use crate::{
-    amqp::headers,
+    amqp::{ACKNOWLEDGED_WITHIN, headers},
     cli::{Failure, broker::Broker},
     message::Message,
     parked::Parked,
@@ -16,7 +16,7 @@ use lapin::{
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 
-/// So long a message may take to come before the rest is taken to be in another reader's hands.
+/// So long a message may take to come before the rest is taken not to come: another reader may have it.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A parked copy in our hands.
@@ -34,6 +34,7 @@ pub struct Queue<'a> {
     left: u32,
     /// What has come and was not taken out.
     held: u32,
+    taken_out: bool,
 }
 
 impl<'a> Queue<'a> {
@@ -43,19 +44,20 @@ impl<'a> Queue<'a> {
             0 => None,
             _ => {
                 let (options, none) = (BasicConsumeOptions::default(), FieldTable::default());
-                Some(channel.basic_consume(broker.names.parked().into(), "".into(), options, none).await?)
+                Some(
+                    broker
+                        .within(channel.basic_consume(broker.names.parked().into(), "".into(), options, none))
+                        .await?,
+                )
             }
         };
-        Ok(Self { broker, channel, consumer, left, held: 0 })
+        Ok(Self { broker, channel, consumer, left, held: 0, taken_out: false })
     }
 
     /// The next copy of those that were there at the beginning.
     pub async fn next(&mut self) -> Result<Option<Copy>, Failure> {
         let Some(consumer) = self.consumer.as_mut().filter(|_| self.left > 0) else { return Ok(None) };
-        let Ok(delivery) = timeout(PATIENCE, consumer.next()).await else {
-            eprintln!("note: {} more were there, and another reader has them now", self.left);
-            return Ok(None);
-        };
+        let Ok(delivery) = timeout(PATIENCE, consumer.next()).await else { return Ok(None) };
         let Some(delivery) = delivery else {
             return Err(Failure::Unavailable("the broker ended the connection".into()));
         };
@@ -73,16 +75,33 @@ impl<'a> Queue<'a> {
             return Err(Failure::Unavailable("the connection is lost".into()));
         }
         self.held -= 1;
+        self.taken_out = true;
         Ok(())
     }
 
     /// Lets go of what was not taken out, and returns when it lies in its place again.
+    ///
+    /// # Errors
+    /// When not all that was there has come.
     pub async fn give_back(self) -> Result<(), Failure> {
-        self.channel.close(200, "read".into()).await?;
+        if self.taken_out {
+            sleep(ACKNOWLEDGED_WITHIN).await;
+        }
+        self.broker.within(self.channel.close(200, "read".into())).await?;
         let begun = Instant::now();
         while self.broker.ready(&self.broker.names.parked()).await? < self.held && begun.elapsed() < PATIENCE {
             sleep(Duration::from_millis(20)).await;
         }
-        Ok(())
+        match self.left {
+            0 => Ok(()),
+            left => {
+                Err(Failure::NotYet(format!("{left} more were there and did not come: another reader may have them")))
+            }
+        }
+    }
+
+    /// No more of it is wanted.
+    pub fn enough(&mut self) {
+        self.left = 0;
     }
 }

@@ -1,11 +1,12 @@
 //! Parked commands as a table that a person reads. Pure.
 
-use crate::parked::Parked;
+use crate::{cli::plain, parked::Parked};
 use std::collections::BTreeMap;
 
 const HEAD: [&str; 7] = ["PARKED AT", "ACCOUNT", "JOB", "WHY", "ATTEMPTS", "CALLS", "WHAT TO DO"];
 
-pub fn of(parked: &[Parked]) -> String {
+/// Ends with how many of them are as is said: parked.
+pub fn of(parked: &[Parked], what_of_them: &str) -> String {
     if parked.is_empty() {
         return "nothing is parked that was asked for".into();
     }
@@ -18,19 +19,23 @@ pub fn of(parked: &[Parked]) -> String {
     let mut lines = vec![line(&HEAD.map(str::to_owned), &widths)];
     lines.extend(rows.iter().map(|row| line(row, &widths)));
     lines.push(String::new());
-    lines.push(sum(parked));
+    lines.push(sum(parked, what_of_them));
     lines.join("\n")
 }
 
 fn row(parked: &Parked) -> [String; 7] {
     let why = parked.cause.map_or("-", |cause| cause.name());
     let effect = if parked.may_have_taken_effect == Some(true) { ", may have taken effect" } else { "" };
-    let again = if parked.replay > 0 { format!(", replayed {} times", parked.replay) } else { String::new() };
+    let again = match parked.replay {
+        0 => String::new(),
+        1 => ", replayed once".to_owned(),
+        often => format!(", replayed {often} times"),
+    };
     [
         parked.parked_at.clone().unwrap_or_else(|| "-".into()),
-        parked.account.clone(),
-        parked.name(),
-        format!("{why}{effect}{}", again.replace("1 times", "once")),
+        plain(&parked.account),
+        plain(&parked.name()),
+        format!("{why}{effect}{again}"),
         parked.attempts.to_string(),
         parked.calls_total.to_string(),
         parked.to_do.to_owned(),
@@ -43,11 +48,12 @@ fn line(cells: &[String; 7], widths: &[usize]) -> String {
 }
 
 /// How many there are, and of what.
-fn sum(parked: &[Parked]) -> String {
+fn sum(parked: &[Parked], what_of_them: &str) -> String {
     let mut counts = BTreeMap::<_, u32>::new();
     for one in parked {
         *counts.entry((one.account.as_str(), one.cause.map_or("-", |cause| cause.name()))).or_default() += 1;
     }
-    let counts: Vec<_> = counts.iter().map(|((account, cause), count)| format!("{account} {cause} {count}")).collect();
-    format!("{} parked: {}", parked.len(), counts.join(", "))
+    let counts: Vec<_> =
+        counts.iter().map(|((account, cause), count)| format!("{} {cause} {count}", plain(account))).collect();
+    format!("{} {what_of_them}: {}", parked.len(), counts.join(", "))
 }
