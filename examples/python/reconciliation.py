@@ -25,7 +25,8 @@ RANK = {"paid": 4, "canceled": 3, "closed": 2, "refused": 1}
 
 TABLES = """
 CREATE TABLE IF NOT EXISTS events (id TEXT PRIMARY KEY, account TEXT, job TEXT, outcome TEXT, body BLOB NOT NULL);
-CREATE TABLE IF NOT EXISTS jobs (account TEXT, job TEXT, state TEXT, cause TEXT, PRIMARY KEY (account, job));
+CREATE TABLE IF NOT EXISTS jobs (account TEXT, job TEXT, state TEXT, cause TEXT, in_doubt INTEGER,
+    PRIMARY KEY (account, job));
 CREATE TABLE IF NOT EXISTS unreadable (body BLOB PRIMARY KEY);
 """
 
@@ -46,16 +47,22 @@ def record(db, body):
         # A command that nobody could read has no job id; its bytes have a digest.
         key = (data["account"], data.get("jobId") or data["commandDigest"])
         row = (event["id"], *key, data["outcome"], body)
+        cause, in_doubt = data["cause"], data.get("mayHaveTakenEffect", False)
+        if not all(isinstance(text, str) for text in (*row[:-1], cause)):
+            raise TypeError("its ids and outcome are texts")
     except (ValueError, KeyError, TypeError):
         with db:
             db.execute("INSERT OR IGNORE INTO unreadable VALUES (?)", [body])
         return
     with db:  # one transaction
-        if db.execute("INSERT OR IGNORE INTO events VALUES (?, ?, ?, ?, ?)", row).rowcount == 0:
+        is_new = db.execute("INSERT OR IGNORE INTO events VALUES (?, ?, ?, ?, ?)", row).rowcount == 1
+        if in_doubt:  # an event that says so is right, even as a repeat of one that did not
+            db.execute("UPDATE jobs SET in_doubt = 1 WHERE account = ? AND job = ? AND state = ?", (*key, data["outcome"]))
+        if not is_new:
             return
         before = db.execute("SELECT state FROM jobs WHERE account = ? AND job = ?", key).fetchone()
         if before is None or counts_more(data["outcome"], before[0]):
-            db.execute("INSERT OR REPLACE INTO jobs VALUES (?, ?, ?, ?)", (*key, data["outcome"], data["cause"]))
+            db.execute("INSERT OR REPLACE INTO jobs VALUES (?, ?, ?, ?, ?)", (*key, data["outcome"], cause, in_doubt))
 
 
 def counts_more(outcome, than):
@@ -85,7 +92,9 @@ def run(db, url, exchange):
 def report(db):
     events, unreadable = (db.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in ("events", "unreadable"))
     jobs = dict(db.execute("SELECT state, count(*) FROM jobs GROUP BY state ORDER BY state"))
-    unsettled = [row for row in db.execute("SELECT account, job, state, cause FROM jobs ORDER BY job") if row[2] not in RANK]
+    # The last column: whether a cancel may have worked all the same.
+    rows = db.execute("SELECT account, job, state, cause, in_doubt = 1 FROM jobs ORDER BY job")
+    unsettled = [row for row in rows if row[2] not in RANK]
     return {"events": events, "jobs": jobs, "forAPerson": unsettled, "unreadable": unreadable}
 
 
