@@ -664,6 +664,16 @@ async fn the_documented_permissions_are_enough_and_no_more_is_asked_for() {
     let replayed = run(replay).await;
     assert_eq!((replayed.code, replayed.said.as_str()), (0, "1 command replayed\n"));
     until("its event comes", SOON, || Box::pin(async { reader.depth(&queue).await == 1 })).await;
+    let terminal = of("terminal");
+    for arguments in [
+        ["send", "--account", "bnc", "--reference", "R4", "--wait"].as_slice(),
+        &["watch", "--since", "1h", "--count", "5"],
+    ] {
+        let mut typed = place.command(arguments);
+        typed.env("AMQP_URL", &terminal);
+        let ran = run(typed).await;
+        assert_eq!(ran.code, 0, "{arguments:?}: {}", ran.said);
+    }
     // A publisher may not reach past the commands exchange.
     let past = publisher.channel.basic_publish(
         place.names.parked().into(),

@@ -48,12 +48,6 @@ async fn the_service_manager_hears_how_it_stands() {
     told_until(&manager, |line| line.contains("STATUS=there is no connection to the broker"));
     relay.set(relay::Way::Pass);
     told_until(&manager, |line| line.contains("STATUS=consuming"));
-    // A process that does nothing is not heard of.
-    worker.signal("-STOP");
-    manager.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
-    while manager.recv(&mut [0; 4096]).is_ok() {}
-    worker.signal("-CONT");
-    manager.set_read_timeout(Some(SOON)).unwrap();
     worker.signal("-TERM");
     told_until(&manager, |line| line.contains("STOPPING=1"));
     assert!(worker.child.wait().unwrap().success());
