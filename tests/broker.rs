@@ -13,7 +13,11 @@ use std::{
     process::{Command, Stdio},
     time::{Duration, Instant},
 };
-use support::*;
+use support::{
+    frames::acknowledges,
+    relay::{Direction, Relay, Way},
+    *,
+};
 
 const SOON: Duration = Duration::from_secs(15);
 const RECEIVED: &str = "qris_cancel_commands_received_total";
@@ -473,14 +477,18 @@ async fn a_stop_finishes_what_has_begun_and_hands_back_the_rest() {
 }
 
 /// RabbitMQ holds back what is acknowledged at once, and forgets it if the channel ends then: it would all come again.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn what_a_stop_finishes_does_not_come_again() {
     const JOBS: usize = 192;
-    let place = Place::new(Broker::shared(), sandbox::Options { latency: Duration::from_secs(1), ..calm() }).await;
+    let options = sandbox::Options { latency: Duration::from_secs(1), ..calm() };
+    let mut place = Place::new(Broker::shared(), options).await;
     let text = read(&place.config).replace("timeout_ms = 2_000", "max_in_flight = 128\ntimeout_ms = 5_000");
     std::fs::write(&place.config, text).unwrap();
-    let mut worker = place.worker().await;
     let client = place.client().await;
+    let host = place.url.split_once('@').unwrap().1.split('/').next().unwrap().to_owned();
+    let relay = Relay::start(&host).await;
+    place.url = place.url.replace(&host, &relay.address.to_string());
+    let mut worker = place.worker().await;
     let mut events = client.collect().await;
     for at in 0..JOBS {
         assert!(client.publish("bnc", &command(&format!("job-{at}"), &format!("R{at}"))).await);
@@ -489,7 +497,13 @@ async fn what_a_stop_finishes_does_not_come_again() {
         Box::pin(async { place.get("/_sandbox/transactions").await.as_array().unwrap().len() >= 128 })
     })
     .await;
-    assert_eq!(worker.stop("-TERM").await.0, 0);
+    worker.signal("-TERM");
+    // All acknowledgements reach the broker in one go.
+    relay.hold(acknowledges(Direction::Out));
+    relay.until_held(SOON).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    relay.set(Way::Pass);
+    assert!(tokio::task::block_in_place(|| worker.child.wait()).unwrap().success());
     events.read().await;
     let (told, left) = (events.all.len(), client.depth(&client.names.commands_of("bnc")).await as usize);
     assert!(told >= 128, "{told} were finished");
