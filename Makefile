@@ -1,5 +1,5 @@
 # Everything that is needed is set up by the target that needs it.
-.PHONY: build package demo test test-rabbitmq4 test-grafana test-clients dashboards schemas faults check fuzz soak
+.PHONY: build package demo test test-rabbitmq4 test-grafana test-clients dashboards schemas faults check deny fuzz soak
 
 build:
 	cargo build --release --locked
@@ -62,6 +62,13 @@ check:
 	cargo clippy --all-targets --locked -- -D warnings
 	cargo clippy --test grafana --test clients --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --document-private-items --locked
+
+# Bans, licences and sources of the dependencies, as deny.toml has them; installs cargo-deny into target/tools if it is not there.
+deny: TOOLS ?= $(or $(CARGO_TARGET_DIR),target)/tools
+deny:
+	@command -v cargo-deny >/dev/null || [ -x "$(TOOLS)/bin/cargo-deny" ] || \
+	  cargo install cargo-deny --version 0.20.2 --locked --no-default-features --root "$(TOOLS)"
+	PATH="$(abspath $(TOOLS))/bin:$$PATH" cargo deny --log-level error --locked check bans licenses sources
 
 # What reads others' bytes, fed with nonsense: each of the targets in tests/fuzz.rs for so many seconds, and the seeds printed.
 fuzz: FUZZ_SECONDS ?= 600

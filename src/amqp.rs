@@ -44,7 +44,7 @@ pub const ACKNOWLEDGED_WITHIN: Duration = Duration::from_secs(2);
 pub enum AmqpError {
     #[error("the broker at {place} did not answer within {limit:?}")]
     NoAnswer { place: String, limit: Duration },
-    #[error("the broker at {place}: {error}")]
+    #[error("the broker at {place}: {error}{}", hint(error))]
     Connect { place: String, error: lapin::Error },
     #[error(transparent)]
     Broker(#[from] lapin::Error),
@@ -52,6 +52,11 @@ pub enum AmqpError {
     Topology(String),
     #[error("{queue}: {reason}")]
     Consuming { queue: String, reason: &'static str },
+}
+
+/// What to look at.
+fn hint(error: &lapin::Error) -> &'static str {
+    if error.to_string().contains("ACCESS_REFUSED") { "; look at user and password in amqp.url" } else { "" }
 }
 
 impl AmqpError {

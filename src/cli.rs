@@ -86,7 +86,11 @@ impl From<AmqpError> for Failure {
 
 impl From<lapin::Error> for Failure {
     fn from(error: lapin::Error) -> Self {
-        Self::Unavailable(error.to_string())
+        let mut text = error.to_string();
+        if text.contains("NOT_FOUND") {
+            text += "; has a worker run on this broker, with this prefix? `topology declare` makes what is missing";
+        }
+        Self::Unavailable(text)
     }
 }
 
@@ -172,7 +176,14 @@ fn plain(text: &str) -> String {
 }
 
 /// A line of output, coloured only where a person reads it. False when nobody reads any more, as behind `| head`.
-fn print(line: &str) -> bool {
-    use std::io::Write;
-    writeln!(anstream::stdout(), "{line}").is_ok()
+///
+/// # Errors
+/// When it cannot be written: a file that lacks its end would look whole.
+fn print(line: &str) -> Result<bool, Failure> {
+    use std::io::{ErrorKind, Write};
+    match writeln!(anstream::stdout(), "{line}") {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(Failure::Unavailable(format!("the output cannot be written: {error}"))),
+    }
 }

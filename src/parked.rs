@@ -73,7 +73,8 @@ impl Parked {
     pub fn wants_a_look(&self) -> bool {
         match self.cause {
             Some(Cause::UnknownAccount) => false,
-            Some(Cause::WorkerCrashed | Cause::NoQuery) => true,
+            // No worker of this version has put it there.
+            None | Some(Cause::WorkerCrashed | Cause::NoQuery) => true,
             _ => self.outcome == Some(Outcome::Invalid),
         }
     }

@@ -87,7 +87,7 @@ impl Worker {
         if new.apart_from_states == self.settings.apart_from_states && profiles(new) == profiles(&self.settings) {
             self.renew_secrets(new).await;
         } else if later.is_empty() {
-            later.push("other settings, or a profile, have changed".to_owned());
+            later.push("other settings have changed, or a profile".to_owned());
         }
         if !later.is_empty() {
             warn!(changes = later.join("; "), "these changes take effect when the worker is started anew");

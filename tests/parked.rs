@@ -157,6 +157,8 @@ async fn a_replay_asks_first_and_keeps_the_history() {
     let of_typo: Vec<_> = run(place.command(&watch)).await.out.lines().map(str::to_owned).collect();
     assert_eq!(of_typo.len(), 2, "both events of this job and no other's: {of_typo:?}");
     assert!(of_typo.iter().all(|event| event.contains("job-typo")), "{of_typo:?}");
+    let none = run(place.command(&["watch", "--since", "1h", "--job", "job-x", "--idle-s", "1"])).await;
+    assert!(none.code == 1 && none.said.contains("no event of \"job-x\""), "{}", none.said);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -243,6 +245,8 @@ async fn what_is_discarded_is_asked_for_and_shown() {
     unprinted.stdout(Stdio::from(std::fs::File::options().write(true).open("/dev/full").unwrap()));
     let status = tokio::task::block_in_place(|| unprinted.stderr(Stdio::null()).status()).unwrap();
     assert_eq!(status.code(), Some(69), "what nobody has seen is not thrown away");
+    let dry = ran(&place, &["replay", "--job", "job-stray", "--dry-run"]).await;
+    assert!(dry.code == 1 && dry.said.contains("no account \"nobody\""), "{}", dry.said);
     let stray = ran(&place, &["replay", "--job", "job-stray"]).await;
     assert!(stray.code == 1 && stray.said.contains("no account \"nobody\""), "{}", stray.said);
     assert_eq!(client.depth(&client.names.parked()).await, 6);

@@ -63,7 +63,7 @@ async fn a_new_key_signs_the_next_call() {
     write_another_key(&key);
     std::fs::write(&place.config, read(&place.config).replace("www.example.co.id", "shop.example.co.id")).unwrap();
     worker.signal("-HUP");
-    worker.wait_for_log("or a profile, have changed", SOON).await;
+    worker.wait_for_log("have changed, or a profile", SOON).await;
     assert!(client.publish("bnc", &command("job-2", "R2")).await);
     assert_eq!(events.of("job-2", SOON).await["data"]["outcome"], "canceled", "the old key is the bank's");
 }
@@ -108,5 +108,5 @@ async fn a_profile_that_has_changed_waits_for_a_restart_and_is_named() {
     assert!(!worker.read_log().contains("started anew"), "nothing has changed");
     std::fs::write(&profile, format!("{text}\n# another\n")).unwrap();
     worker.signal("-HUP");
-    worker.wait_for_log("or a profile, have changed", SOON).await;
+    worker.wait_for_log("have changed, or a profile", SOON).await;
 }

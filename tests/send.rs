@@ -75,6 +75,9 @@ async fn many_commands_are_sent_and_summed_up_and_the_exit_code_can_be_relied_on
     assert_eq!(fed(place.command(&others), String::new()).await.code, 64, "a field that no line would get");
     let hidden = run(place.command(&["send", "--account", "bnc", "--reference", "R", "--field", "jobId=A"])).await;
     assert!(hidden.code == 64 && hidden.said.contains("--job-id"), "{}", hidden.said);
+    let both = "{\"jobId\":\"a\",\"account\":\"bnc\",\"account\":\"ifortepay\"}\n";
+    let both = fed(place.command(&["send", "--stdin"]), both.into()).await;
+    assert!(both.code == 64 && both.said.contains("twice"), "{}", both.said);
     let long = format!("{}\n", json!({ "jobId": "j".repeat(300) }));
     let long = fed(place.command(&["send", "--stdin", "--account", "bnc"]), long).await;
     assert!(long.code == 64 && long.said.contains("jobId has 300 bytes"), "{}", long.said);
@@ -155,7 +158,7 @@ async fn a_line_is_sent_as_it_came_and_what_nobody_sees_is_not_said_to_be_well()
     std::fs::write(&file, lines(many.into_iter())).unwrap();
     let mut unseen = place.command(&["send", "--stdin", "--account", "bnc", "--wait"]);
     unseen.stdin(Stdio::from(std::fs::File::open(file).unwrap())).stdout(full());
-    assert_eq!(tokio::task::block_in_place(|| unseen.status()).unwrap().code(), Some(75));
+    assert_eq!(tokio::task::block_in_place(|| unseen.status()).unwrap().code(), Some(69));
 
     // A publisher's text does not steer the terminal of whoever reads of it.
     let steering = json!({ "account": "bnc", "jobId": "steering", "\u{1b}[2J\nforged": 1, "reason": "x" });

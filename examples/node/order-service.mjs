@@ -60,13 +60,14 @@ class Journal {
   }
 }
 
-async function cancelOrder(journal, { order, account, reference, partnerReference, reason = "customer left" }) {
+async function cancelOrder(journal, { order, account, reference, partnerReference, qrExpiresAt, reason = "customer left" }) {
   if (journal.orders.has(order)) return;
   const command = {
     jobId: `cancel-${order}`, // the same however often this order is cancelled
     originalReferenceNo: reference,
     originalPartnerReferenceNo: partnerReference,
     reason,
+    qrExpiresAt, // without it an expired QR is for a person
     metadata: { order },
   };
   await journal.write({ order, state: "cancelling", account, command });

@@ -1,4 +1,4 @@
-"""An order service that asks for cancels and loses none: a transactional outbox in SQLite.
+r"""An order service that asks for cancels and loses none: a transactional outbox in SQLite.
 
 An order and its cancel command are written in one transaction. The relay publishes what is not sent yet, persistent and
 confirmed by the broker, and then marks it sent. Either can be killed at any time: at worst a command is published twice, which
@@ -6,7 +6,8 @@ is one command, as its jobId is the same.
 
     pip install -r requirements.txt
     export AMQP_URL=amqp://localhost
-    echo '{"order": "4711", "account": "ifortepay", "reference": "R-1", "partnerReference": "P-1"}' |
+    echo '{"order": "4711", "account": "ifortepay", "reference": "R-1", "partnerReference": "P-1",'\
+         '"qrExpiresAt": "2026-11-21T11:00:00+07:00"}' |
         python order_service.py orders.db cancel
     python order_service.py orders.db relay            # for ever; with --once, until nothing waits
 """
@@ -46,6 +47,8 @@ def cancel_order(db, order):
         "reason": order.get("reason", "customer left"),
         "metadata": {"order": order["order"]},
     }
+    if "qrExpiresAt" in order:  # without it an expired QR is for a person
+        command["qrExpiresAt"] = order["qrExpiresAt"]
     with db:  # one transaction
         new = db.execute("INSERT INTO orders VALUES (?, 'cancelling') ON CONFLICT DO NOTHING", [order["order"]]).rowcount
         if new:

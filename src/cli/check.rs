@@ -67,21 +67,21 @@ impl fmt::Display for Finding {
 }
 
 pub async fn run(settings: &Settings, arguments: Arguments) -> Result<(), Failure> {
-    print(&about_broker(&settings.amqp));
-    print(&about_traces(settings));
+    print(&about_broker(&settings.amqp))?;
+    print(&about_traces(settings))?;
     for account in &settings.accounts {
-        print(&format!("\naccount {}\n{}", account.name, about_account(account)));
+        print(&format!("\naccount {}\n{}", account.name, about_account(account)))?;
     }
     if !arguments.connect {
-        print("\nThe settings are good. With --connect, broker and providers are tried, too.");
+        print("\nThe settings are good. With --connect, broker and providers are tried, too.")?;
         return Ok(());
     }
-    print("");
+    print("")?;
     let providers = join_all(settings.accounts.iter().map(|account| provider::findings(account)));
     let (broker, providers) = join(broker::findings(settings), providers).await;
     let findings: Vec<Finding> = broker.into_iter().chain(providers.into_iter().flatten()).collect();
     for finding in &findings {
-        print(&finding.to_string());
+        print(&finding.to_string())?;
     }
     let bad = |grade| findings.iter().filter(|finding| finding.grade == grade).count();
     match (bad(Grade::Unreached), bad(Grade::Wrong)) {
@@ -152,11 +152,15 @@ fn about_account(account: &Account) -> String {
         rows.push(("token", format!("POST {}{}", partner.token_base_url, call.path.as_str())));
     }
     let rate = account.max_requests_per_second.map_or(String::new(), |rate| format!(", {rate} calls a second"));
-    let tls = if account.client.min_tls == MinTls::V1_3 { "1.3" } else { "1.2" };
+    let tls = match account.client.min_tls {
+        _ if partner.base_url.starts_with("http:") => "plain HTTP",
+        MinTls::V1_3 => "TLS 1.3 or later",
+        MinTls::V1_2 => "TLS 1.2 or later",
+    };
     rows.push((
         "limits",
         format!(
-            "{} in flight{rate}; {:?} to connect, {:?} a call; TLS {tls} or later",
+            "{} in flight{rate}; {:?} to connect, {:?} a call; {tls}",
             account.at_once(),
             account.client.connect_timeout,
             account.client.timeout

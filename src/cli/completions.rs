@@ -14,6 +14,6 @@ pub fn run<C: CommandFactory>(arguments: &Arguments) -> Result<(), Failure> {
     let mut program = C::command();
     let name = program.get_name().to_owned();
     generate(arguments.shell, &mut program, name, &mut script);
-    print(String::from_utf8_lossy(&script).trim_end());
+    print(String::from_utf8_lossy(&script).trim_end())?;
     Ok(())
 }

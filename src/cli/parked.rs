@@ -67,7 +67,7 @@ enum Action {
     ///
     /// A command leaves the queue when the broker has confirmed its copy. Broken off, it goes on where it was when it is run again; a
     /// command that was on its way then may run twice, with events of the same id. By account alone, what wants a look first is left: what its
-    /// publisher has to mend, what workers have died of, and what cannot be asked about and so would be cancelled again unasked.
+    /// publisher has to mend, `worker_crashed`, `no_query`, and what no worker has put there.
     Replay {
         #[command(flatten)]
         which: Chosen,
@@ -148,40 +148,29 @@ pub async fn run(config: Option<&Path>, arguments: Arguments) -> Result<(), Fail
     let broker = Broker::reach(config, arguments.prefix.as_deref(), "parked").await?;
     let queue = Queue::open(&broker).await?;
     match arguments.action {
-        Action::List { which, json } => list(queue, |parked| which.means(parked), json, "parked").await,
+        Action::List { which, json } => list(queue, &which, json, "parked").await,
         Action::Show { which } => show(queue, &which).await,
-        Action::Replay { which: Chosen { which, .. }, dry_run: true, .. } => {
-            let is_meant = |parked: &_| which.means(parked) && !which.spares(parked);
-            list(queue, is_meant, false, "would be replayed").await
-        }
-        Action::Discard { which: Chosen { which, .. }, dry_run: true, .. } => {
-            list(queue, |parked| which.means(parked), false, "would be discarded").await
-        }
-        Action::Replay { which, not_after, .. } => replay(&broker, queue, &which.which, not_after).await,
+        Action::Discard { which, dry_run: true, .. } => list(queue, &which.which, false, "would be discarded").await,
+        Action::Replay { which, not_after, dry_run } => replay(&broker, queue, &which.which, not_after, dry_run).await,
         Action::Discard { which, yes, .. } => discard(queue, &which.which, yes).await,
     }
 }
 
-async fn list(
-    mut queue: Queue<'_>,
-    is_meant: impl Fn(&Parked) -> bool,
-    json: bool,
-    what_of_them: &str,
-) -> Result<(), Failure> {
+async fn list(mut queue: Queue<'_>, which: &Which, json: bool, what_of_them: &str) -> Result<(), Failure> {
     let mut found = Vec::new();
     while let Some(Copy { parked, .. }) = queue.next().await? {
-        if !is_meant(&parked) {
+        if !which.means(&parked) {
             continue;
         }
         if !json {
             found.push(parked);
-        } else if !print(&serde_json::to_string(&parked).expect("texts and numbers are JSON")) {
+        } else if !print(&serde_json::to_string(&parked).expect("texts and numbers are JSON"))? {
             queue.enough();
         }
     }
     let given_back = queue.give_back().await;
     if !json {
-        print(&table::of(&found, what_of_them));
+        print(&table::of(&found, what_of_them))?;
     }
     given_back
 }
@@ -191,7 +180,7 @@ async fn show(mut queue: Queue<'_>, which: &Which) -> Result<(), Failure> {
     while let Some(Copy { parked, message, .. }) = queue.next().await? {
         if which.means(&parked) {
             found += 1;
-            if !print(&whole(&parked, &message)) {
+            if !print(&whole(&parked, &message))? {
                 queue.enough();
             }
         }
@@ -205,10 +194,12 @@ async fn replay(
     mut queue: Queue<'_>,
     which: &Which,
     not_after: Option<DateTime<Utc>>,
+    dry_run: bool,
 ) -> Result<(), Failure> {
     broker.within(broker.channel.confirm_select(ConfirmSelectOptions::default())).await?;
     let mut replay = Replay { broker, unconfirmed: VecDeque::new(), replayed: 0, refused: 0 };
     let (mut meant, mut spared, mut left) = (0, 0, BTreeMap::<String, u64>::new());
+    let mut would_be = Vec::new();
     let ended = async {
         while let Some(Copy { parked, message, acker }) = queue.next().await? {
             if !which.means(&parked) {
@@ -224,6 +215,7 @@ async fn replay(
                 continue;
             }
             match replayed(&message, not_after) {
+                Ok(_) if dry_run => would_be.push(parked),
                 Ok(progress) => replay.one(&mut queue, &message, &progress, acker).await?,
                 Err(why) => *left.entry(why).or_default() += 1,
             }
@@ -231,7 +223,11 @@ async fn replay(
         replay.settle(&mut queue, 0).await
     }
     .await;
-    eprintln!("{} replayed", commands(replay.replayed));
+    if dry_run {
+        print(&table::of(&would_be, "would be replayed"))?;
+    } else {
+        eprintln!("{} replayed", commands(replay.replayed));
+    }
     if replay.refused > 0 {
         left.insert("the broker refused its copy (does a policy limit the retry buckets?)".into(), replay.refused);
     }
@@ -304,8 +300,8 @@ async fn discard(mut queue: Queue<'_>, which: &Which, yes: bool) -> Result<(), F
     while let Some(Copy { parked, message, acker }) = queue.next().await? {
         if which.means(&parked) {
             // The last that is seen of it.
-            if !print(&whole(&parked, &message)) {
-                return Err(Failure::Unavailable("they could not be printed, so none is discarded".into()));
+            if !print(&whole(&parked, &message))? {
+                return Err(Failure::Unavailable("nobody has read what they were, so none is discarded".into()));
             }
             found.push(acker);
         }

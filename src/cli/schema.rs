@@ -54,6 +54,6 @@ pub fn run(config: Option<&Path>, arguments: Arguments) -> Result<(), Failure> {
         Of::Event => schema::event(),
         Of::Asyncapi { prefix } => schema::asyncapi(&Names::new(&prefix), &all),
     };
-    print(&format!("{document:#}"));
+    print(&format!("{document:#}"))?;
     Ok(())
 }

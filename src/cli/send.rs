@@ -154,7 +154,7 @@ pub async fn run(config: Option<&Path>, arguments: Arguments) -> Result<(), Fail
     let summary = tally.summary(begun);
     match arguments.json {
         true => eprintln!("{summary}"),
-        false => drop(print(&summary)),
+        false => drop(print(&summary)?),
     }
     match ended {
         Ok(filled) => filled.and_then(|()| tally.judge()),
@@ -222,8 +222,8 @@ impl Tally {
             seen += 1;
             *self.endings.entry((text("outcome"), text("cause"))).or_default() += 1;
             let goes_on = match json {
-                true => print(&String::from_utf8_lossy(&data)),
-                false => print(&format!("[{seen:>4}/{}] {}", self.total, broker::line(&event))),
+                true => print(&String::from_utf8_lossy(&data))?,
+                false => print(&format!("[{seen:>4}/{}] {}", self.total, broker::line(&event)))?,
             };
             if !goes_on && !self.waiting.is_empty() {
                 let missing = counted(self.waiting.values().sum::<usize>(), "result");
@@ -292,6 +292,9 @@ fn from_lines(lines: impl BufRead, arguments: &Arguments) -> Result<Vec<Outgoing
         let wrong = |what: &str| Failure::Usage(format!("line {}: {what}", at + 1));
         serde_json::from_str::<&RawValue>(&line).map_err(|e| wrong(&format!("not JSON: {e}")))?;
         let members = json::members(&line).ok_or_else(|| wrong("not a JSON object"))?;
+        if members.iter().filter(|(key, _)| key == "account").count() > 1 {
+            return Err(wrong("it names \"account\" twice"));
+        }
         let text = |key: &str| json::get(&members, key).and_then(json::string);
         let (own, job_id) = (text("account"), text("jobId"));
         let job_id = job_id.ok_or_else(|| wrong("it has no jobId, by which its result is known"))?;

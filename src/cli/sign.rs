@@ -83,12 +83,12 @@ pub fn run(config: Option<&Path>, arguments: Arguments) -> Result<(), Failure> {
         true => format!("{:#}", shown.json(finding.as_ref())),
         false => shown.text(arguments.curl),
     };
-    print(&text);
+    print(&text)?;
     match finding {
         None => Ok(()),
         Some(Compared { finding: Finding::Equal, key_of: None }) => {
             if !arguments.json {
-                print("\nThe expected signature is the same.");
+                print("\nThe expected signature is the same.")?;
             }
             Ok(())
         }

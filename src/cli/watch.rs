@@ -18,7 +18,7 @@ use serde_json::Value;
 use std::{path::Path, time::Duration};
 
 /// A worker's clock may be ahead of ours.
-const CLOCKS_DIFFER: TimeDelta = TimeDelta::seconds(5);
+const CLOCKS_DIFFER: TimeDelta = TimeDelta::seconds(30);
 
 #[derive(Args)]
 #[command(after_help = "Examples:
@@ -64,17 +64,24 @@ pub async fn run(config: Option<&Path>, arguments: Arguments) -> Result<(), Fail
         Some(since) => replay(&broker, since).await?,
         None => broker.results(&[format!("{}.{}", part(&arguments.account), part(&arguments.outcome))]).await?,
     };
-    let mut left = arguments.count.unwrap_or(u64::MAX);
+    let all = arguments.count.unwrap_or(u64::MAX);
+    let mut left = all;
+    let ended = |left| match &arguments.job {
+        Some(job) if left == all => Err(Failure::No(format!(
+            "no event of {job:?} was told: it may still wait in a queue or between two attempts, or was never published"
+        ))),
+        _ => Ok(()),
+    };
     while left > 0 {
         let limit = Duration::from_secs(arguments.idle_s.unwrap_or(u64::MAX));
         let Ok(delivery) = tokio::time::timeout(limit, events.next()).await else {
-            return Ok(());
+            return ended(left);
         };
         let Some(delivery) = delivery else {
             return Err(Failure::Unavailable("the broker ended the connection".into()));
         };
         let delivery = delivery?;
-        if since.is_some() && !delivery.acker.ack(BasicAckOptions::default()).await? {
+        if since.is_some() && !broker.within(delivery.acker.ack(BasicAckOptions::default())).await? {
             return Err(Failure::Unavailable("the connection is lost".into()));
         }
         let Ok(event) = serde_json::from_slice::<Value>(&delivery.data) else {
@@ -82,7 +89,7 @@ pub async fn run(config: Option<&Path>, arguments: Arguments) -> Result<(), Fail
             continue;
         };
         if since.is_some() && arguments.idle_s.is_some() && is_of_later(&event) {
-            return Ok(());
+            return ended(left);
         }
         if !wanted(&event, &arguments, since) {
             continue;
@@ -90,7 +97,7 @@ pub async fn run(config: Option<&Path>, arguments: Arguments) -> Result<(), Fail
         left -= 1;
         let line =
             if arguments.json { String::from_utf8_lossy(&delivery.data).into_owned() } else { broker::line(&event) };
-        if !print(&line) {
+        if !print(&line)? {
             return Ok(());
         }
     }
@@ -99,12 +106,12 @@ pub async fn run(config: Option<&Path>, arguments: Arguments) -> Result<(), Fail
 
 /// The log is a stream: it is read from a second on, by chunks, so that earlier events can come first.
 async fn replay(broker: &Broker, since: DateTime<Utc>) -> Result<Consumer, Failure> {
-    broker.channel.basic_qos(500, BasicQosOptions::default()).await?;
+    broker.within(broker.channel.basic_qos(500, BasicQosOptions::default())).await?;
     let mut offset = FieldTable::default();
     let seconds = u64::try_from(since.timestamp()).unwrap_or_default();
     offset.insert("x-stream-offset".into(), AMQPValue::Timestamp(seconds));
     let queue = broker.names.results_log();
-    Ok(broker.channel.basic_consume(queue.into(), "".into(), BasicConsumeOptions::default(), offset).await?)
+    broker.within(broker.channel.basic_consume(queue.into(), "".into(), BasicConsumeOptions::default(), offset)).await
 }
 
 fn wanted(event: &Value, arguments: &Arguments, since: Option<DateTime<Utc>>) -> bool {

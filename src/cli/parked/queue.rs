@@ -71,7 +71,7 @@ impl<'a> Queue<'a> {
 
     /// Takes a copy out for good.
     pub async fn take_out(&mut self, acker: &Acker) -> Result<(), Failure> {
-        if !acker.ack(BasicAckOptions::default()).await? {
+        if !self.broker.within(acker.ack(BasicAckOptions::default())).await? {
             return Err(Failure::Unavailable("the connection is lost".into()));
         }
         self.held -= 1;

@@ -33,13 +33,18 @@ fn row(parked: &Parked) -> [String; 7] {
     };
     [
         parked.parked_at.clone().unwrap_or_else(|| "-".into()),
-        plain(&parked.account),
+        account(parked),
         plain(&parked.name()),
         format!("{why}{effect}{again}"),
         parked.attempts.to_string(),
         parked.calls_total.to_string(),
         parked.to_do.to_owned(),
     ]
+}
+
+/// A stray can have any routing key, none too.
+fn account(parked: &Parked) -> String {
+    if parked.account.is_empty() { "\"\"".to_owned() } else { plain(&parked.account) }
 }
 
 fn line(cells: &[String; 7], widths: &[usize]) -> String {
@@ -51,9 +56,8 @@ fn line(cells: &[String; 7], widths: &[usize]) -> String {
 fn sum(parked: &[Parked], what_of_them: &str) -> String {
     let mut counts = BTreeMap::<_, u32>::new();
     for one in parked {
-        *counts.entry((one.account.as_str(), one.cause.map_or("-", |cause| cause.name()))).or_default() += 1;
+        *counts.entry((account(one), one.cause.map_or("-", |cause| cause.name()))).or_default() += 1;
     }
-    let counts: Vec<_> =
-        counts.iter().map(|((account, cause), count)| format!("{} {cause} {count}", plain(account))).collect();
+    let counts: Vec<_> = counts.iter().map(|((account, cause), count)| format!("{account} {cause} {count}")).collect();
     format!("{} {what_of_them}: {}", parked.len(), counts.join(", "))
 }
