@@ -497,9 +497,9 @@ async fn what_a_stop_finishes_does_not_come_again() {
         Box::pin(async { place.get("/_sandbox/transactions").await.as_array().unwrap().len() >= 128 })
     })
     .await;
-    worker.signal("-TERM");
     // All acknowledgements reach the broker in one go.
     relay.hold(acknowledges(Direction::Out));
+    worker.signal("-TERM");
     relay.until_held(SOON).await;
     tokio::time::sleep(Duration::from_secs(1)).await;
     relay.set(Way::Pass);
