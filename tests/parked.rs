@@ -180,18 +180,24 @@ async fn a_replay_can_give_more_time() {
     assert_eq!((&settled["outcome"], &settled["replay"]), (&json!("canceled"), &json!(2)), "{settled}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_replay_that_is_killed_half_way_loses_nothing() {
-    const JOBS: usize = 2_000;
+/// So many commands whose time has passed, all parked, and the worker has stopped.
+async fn with_late_ones_parked(count: usize) -> (Place, Client, Events) {
     let place = Place::new(Broker::shared(), calm()).await;
     let mut worker = place.worker().await;
     let client = place.client().await;
     let mut events = client.collect().await;
-    for number in 0..JOBS {
+    for number in 0..count {
         assert!(client.publish("bnc", &late(&format!("job-{number}"))).await);
     }
-    events.wait(JOBS, SOON * 4).await;
+    events.wait(count, SOON * 4).await;
     worker.stop("-TERM").await;
+    (place, client, events)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_that_is_killed_half_way_loses_nothing() {
+    const JOBS: usize = 2_000;
+    let (place, client, mut events) = with_late_ones_parked(JOBS).await;
     let (parked_queue, bucket) = (place.names.parked(), place.names.bucket_for(Duration::from_millis(250)).0);
     let on_their_way = || async { client.depth(&bucket).await + client.depth(&place.names.commands_of("bnc")).await };
     for kill_at in [100, 400] {
@@ -263,15 +269,7 @@ async fn what_is_discarded_is_asked_for_and_shown() {
 #[tokio::test(flavor = "multi_thread")]
 async fn of_many_that_are_discarded_none_comes_back() {
     const MANY: usize = 300;
-    let place = Place::new(Broker::shared(), calm()).await;
-    let mut worker = place.worker().await;
-    let client = place.client().await;
-    let mut events = client.collect().await;
-    for number in 0..MANY {
-        assert!(client.publish("bnc", &late(&format!("job-{number}"))).await);
-    }
-    events.wait(MANY, SOON * 2).await;
-    worker.stop("-TERM").await;
+    let (place, client, _) = with_late_ones_parked(MANY).await;
     let discarded = ran(&place, &["discard", "--account", "bnc", "--yes"]).await;
     assert!(discarded.code == 0 && discarded.said.contains("300 commands discarded"), "{}", discarded.said);
     tokio::time::sleep(Duration::from_secs(2)).await;

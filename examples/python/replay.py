@@ -18,7 +18,7 @@ import pika
 from reconciliation import open_database, record
 
 # A worker's clock may be ahead of ours.
-CLOCKS_DIFFER = timedelta(seconds=5)
+CLOCKS_DIFFER = timedelta(seconds=30)
 
 
 def replay(db, channel, log, since, idle):

@@ -300,7 +300,11 @@ async fn discard(mut queue: Queue<'_>, which: &Which, yes: bool) -> Result<(), F
     while let Some(Copy { parked, message, acker }) = queue.next().await? {
         if which.means(&parked) {
             // The last that is seen of it.
-            if !print(&whole(&parked, &message))? {
+            let printed = print(&whole(&parked, &message));
+            if !matches!(printed, Ok(true)) {
+                queue.enough();
+                queue.give_back().await?;
+                printed?;
                 return Err(Failure::Unavailable("nobody has read what they were, so none is discarded".into()));
             }
             found.push(acker);
