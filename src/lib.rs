@@ -26,7 +26,7 @@
 //! 3. The bytes that are hashed are the bytes that are sent; a body is serialised once.
 //! 4. Each delivery ends in exactly one of: finished (parked or not), scheduled, handed back unbegun, left unacknowledged.
 //! 5. Labels come from enums and the settings; ids go to logs and events only. Secrets have no `Debug` or `Display`.
-//! 6. Every wait has a limit, and it stands in the settings.
+//! 6. Every wait has a limit. One for the broker or a provider stands in the settings.
 
 // What a command is and what can be said of it.
 pub mod command;
@@ -46,9 +46,10 @@ pub mod account;
 pub mod amqp;
 pub mod breaker;
 pub mod worker;
-// What surrounds it: settings, numbers, pages for operators, log, traces, service manager, stop.
+// What surrounds it: settings, numbers, pages for operators, log, traces, service manager, stop, pauses.
 pub mod admin;
 pub mod metrics;
+pub mod pauses;
 pub mod service;
 pub mod settings;
 pub mod shutdown;

@@ -821,11 +821,36 @@ async fn deeply_nested_headers_are_no_way_to_end_the_worker() {
     assert_eq!(worker.stop("-TERM").await.0, 0);
 }
 
-/// Where there is room for no more threads, the thread of a connection to the broker panics.
+#[tokio::test]
+async fn a_broker_that_lets_us_connect_and_says_nothing_costs_no_more_with_each_attempt() {
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let place = Place::new(Broker::shared(), calm()).await;
+    let text = read(&place.config).replace("[amqp]", "[amqp]\nconnect_timeout_ms = 500");
+    std::fs::write(&place.config, text).unwrap();
+    let worker = place.worker_at(&format!("amqp://x:x@{}", silent.local_addr().unwrap()));
+    let mut attempts = Vec::new();
+    for _ in 0..8 {
+        attempts.push(tokio::time::timeout(SOON, silent.accept()).await.expect("it tries again").unwrap().0);
+    }
+    // All but the last have ended: each was said what it is, and then no more.
+    for mut attempt in attempts.into_iter().take(7) {
+        use tokio::io::AsyncReadExt;
+        let mut said = Vec::new();
+        tokio::time::timeout(SOON, attempt.read_to_end(&mut said)).await.expect("it is given up").unwrap();
+        assert_eq!(said, b"AMQP\0\0\x09\x01");
+    }
+    let threads = std::fs::read_dir(format!("/proc/{}/task", worker.child.id())).unwrap();
+    let names = threads.map(|thread| std::fs::read_to_string(thread.unwrap().path().join("comm")).unwrap_or_default());
+    let attempts = names.filter(|name| name.starts_with("lapin")).count();
+    assert!(attempts <= 2, "{attempts} threads");
+}
+
+/// Where there is room for no more threads, the thread of a connection to the broker panics over looking up a name.
 #[tokio::test]
 async fn a_worker_whose_connections_have_lost_their_threads_ends() {
     let place = Place::new(Broker::shared(), calm()).await;
-    let run = place.command(&["run"]);
+    let mut run = place.command(&["run"]);
+    run.env("AMQP_URL", place.url.replace("127.0.0.1", "localhost"));
     let mut limited = Command::new("prlimit");
     limited.args(["--as=600000000", "--"]).arg(run.get_program()).args(run.get_args());
     limited.envs(run.get_envs().map(|(name, value)| (name, value.unwrap()))).stdin(Stdio::null());

@@ -8,7 +8,6 @@ use super::{
     topology::{self, Object},
 };
 use crate::account::gate::{Gate, Taking};
-use backoff::backoff::Backoff;
 use lapin::{Connection, ErrorKind};
 use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
@@ -71,7 +70,7 @@ impl Intake {
             } else {
                 error!(%error, queue = self.queue, "the connection ended; consuming again soon");
             }
-            let pause = pauses.next_backoff().unwrap_or(Duration::from_secs(10));
+            let pause = pauses.next_pause();
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = self.shared.stop.soon.cancelled() => return Ok(()),
@@ -104,11 +103,14 @@ impl Intake {
             }
             self.consume(&connection, handler, one_by_one, tasks).await
         };
-        let ended = ended.await;
+        let mut ended = ended.await;
         if ended.is_ok() {
             // What still runs is acknowledged on this connection.
             tasks.close();
-            tasks.wait().await;
+            tokio::select! {
+                () = tasks.wait() => {}
+                () = self.shared.broken.cancelled() => ended = Err(AmqpError::session_is_broken(&self.queue)),
+            }
         }
         close(&connection).await;
         ended

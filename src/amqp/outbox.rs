@@ -9,12 +9,12 @@ use crate::{
     event::{CONTENT_TYPE, Event, Finish},
     message::{Carried, Message, Properties, Scalar},
     metrics::Published,
+    pauses::Pauses,
     pipeline::{NotConfirmed, Outbox, World},
     retry::{Later, Progress},
     traces::Span,
     worker::Worker,
 };
-use backoff::{ExponentialBackoffBuilder, backoff::Backoff};
 use lapin::{
     BasicProperties, Channel, Confirmation, Connection,
     options::{BasicPublishOptions, ConfirmSelectOptions},
@@ -181,11 +181,7 @@ impl AmqpOutbox {
         ours: Vec<(String, Scalar)>,
     ) -> Result<(), NotConfirmed> {
         let (bucket, waiting) = in_bucket(&self.0.names, delay, &message.properties, ours);
-        let mut pauses = ExponentialBackoffBuilder::new()
-            .with_initial_interval(Duration::from_millis(200))
-            .with_max_interval(Duration::from_secs(10))
-            .with_max_elapsed_time(None)
-            .build();
+        let mut pauses = Pauses::new(Duration::from_millis(200), Duration::from_secs(10), 1.5);
         let begun = Instant::now();
         loop {
             let properties = waiting.clone();
@@ -195,7 +191,7 @@ impl AmqpOutbox {
                     return Ok(());
                 }
                 Err(Unconfirmed::Refused) if self.may_hold(begun) => {
-                    let pause = pauses.next_backoff().unwrap_or(Duration::from_secs(10));
+                    let pause = pauses.next_pause();
                     warn!(bucket, ?pause, "the bucket refused a retry (is it full?); trying again");
                     tokio::time::sleep(pause).await;
                 }

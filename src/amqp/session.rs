@@ -14,11 +14,11 @@ use super::{
 };
 use crate::{
     account::{RealWorld, gate::Gate},
+    pauses::Pauses,
     pipeline::{Pipeline, Strays},
     retry::Policy,
     worker::Worker,
 };
-use backoff::{ExponentialBackoff, ExponentialBackoffBuilder, backoff::Backoff};
 use futures_util::{StreamExt, future::try_join_all};
 use lapin::{Connection, Event};
 use std::{
@@ -45,13 +45,13 @@ pub async fn run(worker: &Arc<Worker>) -> Result<(), AmqpError> {
         worker.set_connected(false);
         match ended {
             Ok(()) => return Ok(()),
-            Err(error @ AmqpError::Topology(_)) if first => return Err(error),
+            Err(error @ (AmqpError::Topology(_) | AmqpError::Address(_))) if first => return Err(error),
             Err(error) => error!(%error, "the session with the broker ended"),
         }
         if begun.elapsed() > GOOD_SESSION {
             pauses.reset();
         }
-        let pause = pauses.next_backoff().unwrap_or(Duration::from_secs(8));
+        let pause = pauses.next_pause();
         info!(pause_ms = pause.as_millis() as u64, "connecting again");
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
@@ -62,14 +62,8 @@ pub async fn run(worker: &Arc<Worker>) -> Result<(), AmqpError> {
 
 /// 100 ms, 120 ms, 144 ms, … 8 s: about a fifth of the outage so far, so that work goes on soon after a short one. Each is
 /// spread by half, so that many workers do not come back at once.
-pub(super) fn pauses() -> ExponentialBackoff {
-    ExponentialBackoffBuilder::new()
-        .with_initial_interval(Duration::from_millis(100))
-        .with_multiplier(1.2)
-        .with_randomization_factor(0.5)
-        .with_max_interval(Duration::from_secs(8))
-        .with_max_elapsed_time(None)
-        .build()
+pub(super) fn pauses() -> Pauses {
+    Pauses::new(Duration::from_millis(100), Duration::from_secs(8), 1.2)
 }
 
 /// Connects, and counts it.
@@ -132,10 +126,7 @@ async fn session(worker: &Arc<Worker>, first: &mut bool) -> Result<(), AmqpError
 
     let ended = try_join_all(intakes).await;
     close(&publishing).await;
-    match ended {
-        Ok(results) => results.into_iter().collect(),
-        Err(panicked) => Err(AmqpError::Topology(format!("an intake failed: {panicked}"))),
-    }
+    ended?.into_iter().collect()
 }
 
 /// Follows what the broker says of the publishing connection.
@@ -182,14 +173,14 @@ mod tests {
     fn a_pause_is_short_after_a_short_outage_and_never_long() {
         let (mut pauses, mut outage) = (pauses(), Duration::ZERO);
         while outage < Duration::from_secs(600) {
-            let longest = pauses.current_interval.mul_f64(1.5);
+            let longest = pauses.mean().mul_f64(1.5);
             assert!(longest < Duration::from_secs(15), "{longest:?}");
             assert!(
                 outage > Duration::from_secs(5) || longest < Duration::from_secs(2),
                 "{longest:?} after {outage:?}"
             );
-            outage += pauses.current_interval;
-            assert!(pauses.next_backoff().is_some());
+            outage += pauses.mean();
+            pauses.next_pause();
         }
     }
 }

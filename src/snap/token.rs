@@ -4,8 +4,7 @@
 use super::{
     Code, Operation, SendError, client::Client, profile::Encoding, request::Partner, response::TokenAnswer, sign,
 };
-use crate::retry::CallRecord;
-use backoff::{ExponentialBackoff, ExponentialBackoffBuilder, backoff::Backoff};
+use crate::{pauses::Pauses, retry::CallRecord};
 use chrono::{DateTime, Utc};
 use secrecy::SecretString;
 use std::{future::Future, time::Duration};
@@ -26,7 +25,7 @@ struct State {
     failed: Option<(SendError, Instant)>,
     /// How many fetches have failed in a row.
     failures: u32,
-    pause: ExponentialBackoff,
+    pauses: Pauses,
 }
 
 /// Why there is no token.
@@ -46,12 +45,8 @@ pub struct Fetched {
 
 impl Default for Tokens {
     fn default() -> Self {
-        let pause = ExponentialBackoffBuilder::new()
-            .with_initial_interval(Duration::from_millis(250))
-            .with_max_interval(Duration::from_secs(15))
-            .with_max_elapsed_time(None)
-            .build();
-        Self { state: Mutex::new(State { held: None, failed: None, failures: 0, pause }) }
+        let pauses = Pauses::new(Duration::from_millis(250), Duration::from_secs(15), 1.5);
+        Self { state: Mutex::new(State { held: None, failed: None, failures: 0, pauses }) }
     }
 }
 
@@ -111,13 +106,12 @@ impl Tokens {
                 state.held = Some((token.clone(), begun + usable));
                 state.failed = None;
                 state.failures = 0;
-                state.pause.reset();
+                state.pauses.reset();
                 Ok(Fetched { token, call: Some(call) })
             }
             Err(error) => {
-                let pause = state.pause.next_backoff().unwrap_or(AHEAD);
                 state.held = None;
-                state.failed = Some((error.clone(), Instant::now() + pause));
+                state.failed = Some((error.clone(), Instant::now() + state.pauses.next_pause()));
                 state.failures = state.failures.saturating_add(1);
                 Err(NoToken { error, call: Some(call), is_hearsay: false })
             }
@@ -128,7 +122,7 @@ impl Tokens {
     pub async fn drop_all(&self) {
         let mut state = self.state.lock().await;
         (state.held, state.failed, state.failures) = (None, None, 0);
-        state.pause.reset();
+        state.pauses.reset();
     }
 
     /// Drops the token that a call was made with; false if it was dropped before.

@@ -78,12 +78,10 @@ where
     let mut problems = Vec::new();
     let mut channel = connection.create_channel().await?;
     for object in objects {
-        // A node of a cluster that has lost its majority never answers for a quorum queue.
+        // A node of a cluster that has lost its majority never answers for a quorum queue. That may pass, and so is no problem of
+        // the topology.
         let Ok(acted) = timeout(limit, act(channel.clone(), object.clone())).await else {
-            return Err(AmqpError::Topology(format!(
-                "{}: the broker did not answer within {limit:?}",
-                name_of(object)
-            )));
+            return Err(AmqpError::NoAnswer { asked: format!("the broker, asked for {},", name_of(object)), limit });
         };
         if let Err(error) = acted {
             if !error.is_amqp_soft_error() {
@@ -155,7 +153,12 @@ fn name_of(object: &Object) -> String {
 fn explain(object: &Object, error: &lapin::Error) -> String {
     let (said, what) = (error.to_string(), name_of(object));
     if said.contains("NOT_FOUND") {
-        return format!("{what} {MISSING}");
+        return match object {
+            Object::Binding { .. } => {
+                format!("{what} cannot be made: one of the two is not there, for a reason told above")
+            }
+            _ => format!("{what} {MISSING}"),
+        };
     }
     if said.contains("ACCESS_REFUSED") {
         return format!("{what} cannot be declared or compared: {UNSEEN} for it ({said})");
