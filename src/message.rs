@@ -1,6 +1,6 @@
 //! A message as the pipeline sees it, whatever the broker library calls its parts.
 
-use crate::{command::Hints, retry::Progress, traces::parent::Parent};
+use crate::{command::Hints, event::Finish, retry::Progress, traces::parent::Parent};
 use chrono::{DateTime, Utc};
 
 /// A delivery from the broker.
@@ -17,6 +17,8 @@ pub struct Message {
     pub delivery_count: u64,
     pub properties: Properties,
     pub carried: Carried,
+    /// Why it was parked, where it comes from parking or was on its way there.
+    pub parked: Option<Finish>,
     pub received_at: DateTime<Utc>,
     /// Of the span in which it is worked on, where that is traced.
     pub trace: Option<TraceContext>,
@@ -36,7 +38,7 @@ pub enum Origin {
     Published,
     /// From the exchange that only the retry buckets feed: what it carries is ours.
     Due,
-    /// From one of our own exchanges whose queue somebody has deleted.
+    /// From one of our own exchanges, to the queue behind it or, where somebody has deleted that, past it.
     PastItsQueue,
     /// Dead-lettered by the broker out of a command queue.
     DeadLettered(DeadLetter),

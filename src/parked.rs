@@ -2,7 +2,6 @@
 
 use crate::{
     command::Rejection,
-    event::Finish,
     message::{Carried, Message},
     outcome::{Cause, Outcome},
     retry::{CallRecord, Progress},
@@ -43,7 +42,8 @@ pub struct Parked {
 }
 
 impl Parked {
-    pub fn new(message: &Message, finish: Option<&Finish>) -> Self {
+    pub fn new(message: &Message) -> Self {
+        let finish = message.parked.as_ref();
         let progress = match &message.carried {
             Carried::Progress(progress) => Some(progress),
             _ => None,

@@ -141,7 +141,7 @@ pub enum Ending {
     Scheduled(Later),
     /// It waits for a worker that can read what it carries.
     Postponed,
-    /// It was sent on to the queue of its account, which was not there when it was published.
+    /// It was sent on to its queue, which was not there when it was published.
     Rerouted,
 }
 
@@ -171,18 +171,9 @@ impl<G: Gateway, O: Outbox, W: World> Pipeline<G, O, W> {
     /// # Errors
     /// When the broker has not confirmed what had to be kept: then the message must not be acknowledged.
     pub async fn handle(&self, message: &Message) -> Result<Ending, NotConfirmed> {
-        let mut progress = match &message.carried {
-            Carried::Progress(progress) => (**progress).clone(),
-            Carried::Nothing => Progress::new(message.received_at),
-            Carried::Foreign { version, .. } => {
-                warn!(version, "written by another version of the worker; it waits for one that can read it");
-                self.outbox.postpone(message, FOREIGN_DELAY).await?;
-                return Ok(Ending::Postponed);
-            }
-            Carried::Damaged => {
-                warn!("what the message carried cannot be read; its attempts begin anew, with a query");
-                Progress { ambiguous: true, ..Progress::new(message.received_at) }
-            }
+        let Some(mut progress) = carried(message) else {
+            self.outbox.postpone(message, FOREIGN_DELAY).await?;
+            return Ok(Ending::Postponed);
         };
         // Whoever had it before may have sent a cancel.
         progress.ambiguous |= message.redelivered || progress.replay > 0;
@@ -199,8 +190,8 @@ impl<G: Gateway, O: Outbox, W: World> Pipeline<G, O, W> {
             (None, _) if message.redelivered && message.delivery_count >= MAX_DELIVERIES => {
                 Step::Finish(self.decision(Cause::WorkerCrashed, &progress, None))
             }
-            // Calls were made for it on other settings: `invalid` would claim that nothing was sent.
-            (None, Err(_)) if progress.history.count > 0 => {
+            // Calls were made for it on other settings, or may have been: `invalid` would claim that nothing was sent.
+            (None, Err(_)) if progress.history.count > 0 || matches!(message.carried, Carried::Damaged) => {
                 Step::Finish(self.decision(Cause::NoLongerValid, &progress, None))
             }
             (None, Err(rejection)) => {
@@ -249,6 +240,22 @@ impl<G: Gateway, O: Outbox, W: World> Pipeline<G, O, W> {
 
     fn query_call(&self) -> Option<&QueryCall> {
         self.partner.query.as_ref().and(self.partner.profile.query.as_ref())
+    }
+}
+
+/// What is known of a message's earlier attempts; `None` where another version of the worker has written it.
+fn carried(message: &Message) -> Option<Progress> {
+    match &message.carried {
+        Carried::Progress(progress) => Some((**progress).clone()),
+        Carried::Nothing => Some(Progress::new(message.received_at)),
+        Carried::Foreign { version, .. } => {
+            warn!(version, "written by another version of the worker; it waits for one that can read it");
+            None
+        }
+        Carried::Damaged => {
+            warn!("what the message carried cannot be read; its attempts begin anew, with a query");
+            Some(Progress { ambiguous: true, ..Progress::new(message.received_at) })
+        }
     }
 }
 

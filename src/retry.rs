@@ -50,7 +50,7 @@ impl Default for Policy {
 pub struct Progress {
     /// Attempts that count against the limit.
     pub attempts: u32,
-    /// Attempts that ended as "misconfigured" and do not count.
+    /// Attempts that ended as "misconfigured" and do not count, and times that it was a stray of its account's.
     pub doubts: u32,
     /// When the provider last refused us so.
     pub doubted_at: Option<DateTime<Utc>>,

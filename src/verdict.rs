@@ -127,11 +127,11 @@ pub struct Asked<'a> {
     pub partner_reference: Option<&'a str>,
 }
 
-/// A reply with what could be read of it.
-pub type Outcome<'a> = Result<(&'a Reply, Option<&'a Answer>), &'a SendError>;
+/// What came of a call: a reply with what could be read of it, or none.
+pub type Returned<'a> = Result<(&'a Reply, Option<&'a Answer>), &'a SendError>;
 
 /// Judges a cancel's reply.
-pub fn of_cancel(result: Outcome<'_>, asked: Asked<'_>, overrides: &BTreeMap<Code, CodeOverride>) -> Verdict {
+pub fn of_cancel(result: Returned<'_>, asked: Asked<'_>, overrides: &BTreeMap<Code, CodeOverride>) -> Verdict {
     let (reply, answer) = match result {
         Ok(reply) => reply,
         Err(SendError::TokenRefused(_)) => return Verdict::Misconfigured { merchant: false },
@@ -170,7 +170,7 @@ pub fn of_cancel(result: Outcome<'_>, asked: Asked<'_>, overrides: &BTreeMap<Cod
 
 /// Judges a query's reply. What would be a verdict about our keys, ids and rights is one here, too; everything else that is
 /// no status tells nothing.
-pub fn of_query(result: Outcome<'_>, asked: Asked<'_>, call: &QueryCall) -> Verdict {
+pub fn of_query(result: Returned<'_>, asked: Asked<'_>, call: &QueryCall) -> Verdict {
     let (reply, answer) = match result {
         Ok(reply) => reply,
         Err(SendError::TokenRefused(_)) => return Verdict::Misconfigured { merchant: false },
@@ -199,7 +199,7 @@ pub fn of_query(result: Outcome<'_>, asked: Asked<'_>, call: &QueryCall) -> Verd
 }
 
 /// What a call says of the provider.
-pub fn health(result: Outcome<'_>, operation: Operation, verdict: Verdict) -> Health {
+pub fn health(result: Returned<'_>, operation: Operation, verdict: Verdict) -> Health {
     match (result, verdict) {
         (Err(SendError::NotSent(_) | SendError::NoToken(_) | SendError::TimedOut(_) | SendError::Broken(_)), _) => {
             Health::Bad

@@ -287,16 +287,22 @@ async fn a_refusal_after_a_retry_may_be_the_echo_of_a_twins_success() {
     for (said, ending, effect) in [
         (status("05"), Finished(Cause::AlreadyCanceled), serde_json::Value::Null),
         (status("01"), Finished(Cause::ResponseCode), serde_json::json!(false)),
+        // It knows of the QR no more than that it refuses.
+        (status("07"), Finished(Cause::ResponseCode), serde_json::json!(true)),
         (timeout(), Scheduled(Later::QueryFailed), serde_json::Value::Null),
     ] {
-        let mut story = Story::new();
-        story.attempt([code("4297700")]).await.unwrap();
-        assert_eq!(story.journal(), "cancel, retry");
-        story.comes_back();
-        assert_eq!(story.attempt([code(REFUSED), said]).await, Ok(ending));
-        if let Finished(_) = ending {
-            assert!(story.journal().starts_with("cancel, query, publish shop."));
-            assert_eq!(story.event()["data"]["mayHaveTakenEffect"], effect);
+        // Put off by the provider; put off without a call; at the provider's closing time, which counts as no attempt.
+        for first in [code("4297700"), Answer::error(SendError::Stopping), code("4037706")] {
+            let mut story = Story::new();
+            story.attempt([first]).await.unwrap();
+            assert_eq!(story.journal(), "cancel, retry");
+            story.comes_back();
+            assert_eq!(story.attempt([code(REFUSED), said.clone()]).await, Ok(ending));
+            if let Finished(_) = ending {
+                assert!(story.journal().starts_with("cancel, query, publish shop."));
+                assert_eq!(story.event()["data"]["mayHaveTakenEffect"], effect);
+                assert_eq!(story.event()["data"]["responseCode"] == REFUSED, ending == Finished(Cause::ResponseCode));
+            }
         }
     }
     let mut story = Story::at("bnc", COMMAND);
@@ -375,6 +381,14 @@ async fn without_a_query_nobody_can_verify() {
     let (progress, finish) = story.rig.state().parked[0].clone();
     assert_eq!((progress.attempts, finish.cause, finish.ambiguous), (1, Cause::NoQuery, false));
     assert_event!(story);
+
+    // After a retry, another copy of it may have cancelled: "invalid status" can be the echo of that.
+    let mut story = Story::at("bnc", COMMAND);
+    story.attempt([code("4297700")]).await.unwrap();
+    story.comes_back();
+    assert_eq!(story.attempt([code("4047700")]).await, Ok(Finished(Cause::NoQuery)));
+    assert_eq!(story.event()["data"]["mayHaveTakenEffect"], true);
+    assert!(story.rig.state().parked[0].1.ambiguous);
 }
 
 #[tokio::test]
@@ -848,6 +862,13 @@ async fn a_message_whose_state_is_damaged_begins_anew_with_a_query() {
     story.message.carried = Carried::Damaged;
     assert_eq!(story.attempt([status("02")]).await, Ok(Scheduled(Later::Paying)));
     assert!(story.waiting().0.ambiguous);
+
+    // What it was sent for, if it was, nobody knows: `invalid` would say that it was not.
+    let mut story = Story::with(r#""surprise":1"#);
+    story.message.origin = Origin::Due;
+    story.message.carried = Carried::Damaged;
+    assert_eq!(story.attempt([]).await, Ok(Finished(Cause::NoLongerValid)));
+    assert_eq!(story.event()["data"]["mayHaveTakenEffect"], true);
 }
 
 #[tokio::test]
@@ -1039,15 +1060,39 @@ async fn a_stray_for_a_known_account_is_sent_to_it() {
     assert_eq!(story.journal(), "retry");
     // Should its binding be gone, it waits longer each time.
     assert_eq!(story.waiting().0, Progress { doubts: 1, ..Progress::new(start()) });
-    // Nothing is forgotten on the way.
+    // One of ours has missed its queue: whoever deleted the binding, a new connection makes it anew first.
     story.attempt([timeout(), status("01")]).await.unwrap();
     let (carried, _) = story.waiting();
     story.comes_back();
+    story.journal();
+    assert!(story.strays(&["shop"]).handle(&story.message).await.is_err());
+    assert_eq!(story.journal(), "");
+    // Nothing is forgotten on the way.
+    let mut story = story.redelivered();
     story.strays(&["shop"]).handle(&story.message).await.unwrap();
     assert_eq!(story.waiting().0, Progress { doubts: 1, ..carried });
     story.message.carried = Carried::Damaged;
     story.strays(&["shop"]).handle(&story.message).await.unwrap();
     assert!(story.waiting().0.ambiguous);
+}
+
+#[tokio::test]
+async fn a_parked_copy_that_found_no_queue_is_parked_again_and_nothing_else() {
+    let mut story = Story::at("bnc", COMMAND);
+    story.attempt([code("4047700")]).await.unwrap();
+    story.journal();
+    let (progress, finish) = story.rig.state().parked.pop().unwrap();
+    story.message.origin = Origin::PastItsQueue;
+    story.message.carried = Carried::Progress(Box::new(progress.clone()));
+    story.message.parked = Some(finish.clone());
+    assert!(story.strays(&["shop"]).handle(&story.message).await.is_err(), "first the queue has to be made anew");
+    assert_eq!(story.journal(), "");
+    let story = story.redelivered();
+    for accounts in [&["shop"][..], &[]] {
+        assert_eq!(story.strays(accounts).handle(&story.message).await, Ok(Rerouted));
+        assert_eq!(story.journal(), "park no_query");
+        assert_eq!(story.rig.state().parked.pop().unwrap(), (progress.clone(), finish.clone()));
+    }
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! What a message carries: from a delivery to a [`Message`], and from a [`Progress`] to headers.
 //!
-//! Headers that begin with `x-qris-` are ours, and are believed only on what comes through the internal exchange `due`, to
-//! which no client can publish. A republished copy keeps an allow-list of properties and nothing else: a copied `x-death` can
+//! Headers that begin with `x-qris-` are ours, and are believed only on what comes through `due`, to which no client can publish, or
+//! through the exchanges to the retry buckets and to parking, to which only workers and operators may. A republished copy keeps an allow-list of properties and nothing else: a copied `x-death` can
 //! stick in a bucket for ever on RabbitMQ 3.10, a copied `user_id` closes the channel, a copied `CC` routes extra copies.
 
 use super::topology::Names;
@@ -17,6 +17,7 @@ use lapin::{
     message::Delivery,
     types::{AMQPValue, FieldTable},
 };
+use serde::de::{DeserializeOwned, IgnoredAny};
 use std::time::Duration;
 
 /// The version that this worker writes and reads.
@@ -55,6 +56,7 @@ pub fn message(delivery: &mut Delivery, names: &Names, received_at: DateTime<Utc
             Origin::Due | Origin::PastItsQueue => carried(headers),
             _ => Carried::Nothing,
         },
+        parked: if exchange == names.parked() { parked(headers) } else { None },
         received_at,
         trace: None,
         body: std::mem::take(&mut delivery.data),
@@ -179,7 +181,7 @@ pub fn of_parked(account: &str, progress: &Progress, finish: &Finish) -> Vec<(St
 }
 
 /// Why a parked copy was parked, which its headers say; none where nobody wrote them.
-pub fn parking(headers: &FieldTable) -> Option<Finish> {
+fn parked(headers: &FieldTable) -> Option<Finish> {
     let text = |name: &str| match header(headers, &format!("{OURS}{name}")) {
         Some(Scalar::Text(text)) => Some(text),
         _ => None,
@@ -197,16 +199,32 @@ pub fn parking(headers: &FieldTable) -> Option<Finish> {
 
 fn carried(headers: &FieldTable) -> Carried {
     match header(headers, "x-qris-version") {
-        Some(Scalar::Integer(VERSION)) => {
-            progress(headers).map_or(Carried::Damaged, |progress| Carried::Progress(Box::new(progress)))
-        }
-        Some(Scalar::Integer(version)) => {
-            let ours = headers.inner().keys().filter(|name| name.as_str().starts_with(OURS));
-            let kept = ours.filter_map(|name| Some((name.as_str().to_owned(), header(headers, name.as_str())?)));
-            Carried::Foreign { version, headers: kept.collect() }
-        }
+        Some(Scalar::Integer(VERSION)) => match progress(headers) {
+            Some(progress) => Carried::Progress(Box::new(progress)),
+            None if has_words_of_another_version(headers) => foreign(VERSION, headers),
+            None => Carried::Damaged,
+        },
+        Some(Scalar::Integer(version)) => foreign(version, headers),
         _ => Carried::Damaged,
     }
+}
+
+fn foreign(version: i64, headers: &FieldTable) -> Carried {
+    let ours = headers.inner().keys().filter(|name| name.as_str().starts_with(OURS));
+    let kept = ours.filter_map(|name| Some((name.as_str().to_owned(), header(headers, name.as_str())?)));
+    Carried::Foreign { version, headers: kept.collect() }
+}
+
+/// Whether what is kept as JSON is whole and unknown all the same: a cause or an operation that a later version has added.
+fn has_words_of_another_version(headers: &FieldTable) -> bool {
+    fn is_unknown<T: DeserializeOwned>(text: &str) -> bool {
+        serde_json::from_str::<IgnoredAny>(text).is_ok() && serde_json::from_str::<T>(text).is_err()
+    }
+    let is = |name, is_unknown: fn(&str) -> bool| match header(headers, name) {
+        Some(Scalar::Text(text)) => is_unknown(&text),
+        _ => false,
+    };
+    is("x-qris-finish", is_unknown::<Finish>) || is("x-qris-history", is_unknown::<History>)
 }
 
 fn progress(headers: &FieldTable) -> Option<Progress> {
@@ -350,6 +368,27 @@ mod tests {
                 assert_eq!(headers, ours);
             }
             other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_a_later_version_has_decided_waits_for_it_and_what_is_cut_off_is_damaged() {
+        let with = |name: &str, from: &str, to: &str| {
+            let mut headers = of_progress(&full("x"));
+            let (_, Scalar::Text(text)) = headers.iter_mut().find(|(own, _)| own == name).unwrap() else {
+                panic!("{name}")
+            };
+            assert!(text.contains(from), "{text}");
+            *text = text.replacen(from, to, 1);
+            carried(&table(headers))
+        };
+        for (name, from) in [("x-qris-finish", "\"paid\""), ("x-qris-history", "\"cancel\"")] {
+            let later = with(name, from, "\"unheard_of\"");
+            assert!(
+                matches!(&later, Carried::Foreign { version: VERSION, headers } if headers.len() > 10),
+                "{later:?}"
+            );
+            assert!(matches!(with(name, from, "\"unheard"), Carried::Damaged), "{name}");
         }
     }
 

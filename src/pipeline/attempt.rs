@@ -2,15 +2,15 @@
 //!
 //! An ambiguous command is queried before it is cancelled again. What a cancel leaves open is settled by a query at once.
 
-use super::{Called, Gateway, Outbox, Pipeline, Step, World};
+use super::{Called, Gateway, Outbox, Pipeline, Sent, Step, World};
 use crate::{
     breaker::{Health, News},
     command::CancelCommand,
-    message::Message,
+    message::{Carried, Message},
     outcome::Cause,
     retry::{self, CallRecord, Later, Progress},
     snap::{
-        Operation, SendError,
+        Code, Operation, SendError,
         profile::{CommandField, Status},
         response::Answer,
     },
@@ -109,13 +109,22 @@ impl<'a, G: Gateway, O: Outbox, W: World> Visit<'a, G, O, W> {
             }
             Verdict::Canceled => self.end(Cause::Canceled),
             Verdict::Verify if self.can_query() => self.settle_by_query(Later::Open).await,
-            Verdict::Verify => self.end(Cause::NoQuery),
+            Verdict::Verify => {
+                self.progress.ambiguous = self.may_have_a_twin();
+                self.end(Cause::NoQuery)
+            }
             Verdict::Refused { cause, malformed } if malformed || !self.may_have_a_twin() => self.end(cause),
             Verdict::Refused { cause, .. } if self.can_query() => {
                 let refusal = self.answer.clone();
                 match self.query().await {
                     Verdict::Status(Status::Open) => {
                         self.answer = refusal;
+                        self.end(cause)
+                    }
+                    // The refusal is all that anybody knows.
+                    Verdict::Status(Status::NotFound) if !self.progress.ambiguous => {
+                        self.answer = refusal;
+                        self.progress.ambiguous = true;
                         self.end(cause)
                     }
                     settled_or_not => self.after_query(settled_or_not, Later::Open),
@@ -145,7 +154,10 @@ impl<'a, G: Gateway, O: Outbox, W: World> Visit<'a, G, O, W> {
                 self.deny(merchant);
                 self.later(Later::Misconfigured)
             }
-            _ => self.later(Later::Busy),
+            // The first alone: `call` settles the next two, and the others are a query's.
+            Verdict::Retry | Verdict::Token | Verdict::Unauthorized | Verdict::Status(_) | Verdict::QueryFailed => {
+                self.later(Later::Busy)
+            }
         }
     }
 
@@ -153,7 +165,7 @@ impl<'a, G: Gateway, O: Outbox, W: World> Visit<'a, G, O, W> {
     /// A worker that dies between a retry's confirm and the acknowledgement leaves two copies, and only the one that is delivered
     /// again shows it.
     fn may_have_a_twin(&self) -> bool {
-        self.progress.ambiguous || self.progress.attempts + self.progress.doubts > 0
+        self.progress.ambiguous || matches!(self.message.carried, Carried::Progress(_))
     }
 
     /// The provider has answered the cancel, or not: a query says how the transaction stands.
@@ -328,10 +340,6 @@ impl<'a, G: Gateway, O: Outbox, W: World> Visit<'a, G, O, W> {
         self.excused = sent.is_hearsay;
         let health = if self.excused { Health::Untold } else { verdict::health(result, operation, verdict) };
         pipeline.gateway.note_call(&Called { operation, verdict, health, sent: &sent, answer: answer.as_ref() });
-        if operation == Operation::Cancel || self.told.is_none_or(|(before, _)| before != Operation::Cancel) {
-            self.told = Some((operation, health));
-        }
-        self.accepted |= operation == Operation::Cancel && verdict.is_accepted();
         debug!(
             operation = operation.name(),
             verdict = verdict.name(),
@@ -340,10 +348,36 @@ impl<'a, G: Gateway, O: Outbox, W: World> Visit<'a, G, O, W> {
             duration_ms = sent.duration.as_millis() as u64,
             "asked the provider"
         );
-        if let Some(token_call) = sent.token_call {
-            self.progress.history.push(token_call);
+        self.record(operation, &sent, external_id, body_sha256, code);
+        if operation == Operation::Cancel || self.told.is_none_or(|(before, _)| before != Operation::Cancel) {
+            self.told = Some((operation, health));
         }
-        self.progress.history.push(CallRecord {
+        self.accepted |= operation == Operation::Cancel && verdict.is_accepted();
+        self.interrupted |= matches!(sent.result, Err(SendError::Interrupted | SendError::Stopping));
+        self.retry_after = self.retry_after.max(sent.result.as_ref().ok().and_then(|reply| reply.retry_after));
+        self.token = sent.token;
+        // What is said of another transaction is no news of this one.
+        if let Some(news) = answer.filter(|answer| !answer.is_about_another(asked.reference, asked.partner_reference)) {
+            self.remember(news);
+        }
+        verdict
+    }
+
+    /// What the command carries on of a call.
+    fn record(
+        &mut self,
+        operation: Operation,
+        sent: &Sent,
+        external_id: String,
+        body_sha256: String,
+        code: Option<Code>,
+    ) {
+        self.progress.conflict |= code.is_some_and(|code| code.http_status() == 409);
+        let history = &mut self.progress.history;
+        if let Some(token_call) = &sent.token_call {
+            history.push(token_call.clone());
+        }
+        history.push(CallRecord {
             number: 0,
             operation,
             at: sent.at,
@@ -354,18 +388,12 @@ impl<'a, G: Gateway, O: Outbox, W: World> Visit<'a, G, O, W> {
             error: sent.result.as_ref().err().map(|error| error.name().to_owned()),
             duration_ms: sent.duration.as_millis() as u64,
         });
-        self.progress.conflict |= code.is_some_and(|code| code.http_status() == 409);
-        self.interrupted |= matches!(sent.result, Err(SendError::Interrupted | SendError::Stopping));
-        self.retry_after = self.retry_after.max(sent.result.as_ref().ok().and_then(|reply| reply.retry_after));
-        self.token = sent.token;
-        // What is said of another transaction is no news of this one.
-        let about_another = |answer: &Answer| answer.is_about_another(asked.reference, asked.partner_reference);
-        if let Some(mut news) = answer.filter(|answer| !about_another(answer)) {
-            // A query's answer has no cancelTime; the cancel's own is kept.
-            let before = self.answer.take();
-            news.cancel_time = news.cancel_time.or(before.and_then(|before| before.cancel_time));
-            self.answer = Some(news);
-        }
-        verdict
+    }
+
+    /// The last answer counts. A query's has no cancelTime: the cancel's own is kept.
+    fn remember(&mut self, mut news: Answer) {
+        let before = self.answer.take();
+        news.cancel_time = news.cancel_time.or(before.and_then(|before| before.cancel_time));
+        self.answer = Some(news);
     }
 }

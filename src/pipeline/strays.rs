@@ -1,12 +1,12 @@
 //! Messages that no account's queue took, or that the broker took out of one: each is told of and parked.
 
-use super::{Ending, FOREIGN_DELAY, NotConfirmed, Outbox, World, conclude};
+use super::{Ending, FOREIGN_DELAY, NotConfirmed, Outbox, World, carried, conclude};
 use crate::{
     command::Rejection,
     event::{About, Finish, Said, Subject},
-    message::{Carried, DeadLetter, Message, Origin},
+    message::{DeadLetter, Message, Origin},
     outcome::Cause,
-    retry::{self, Later, Policy, Progress},
+    retry::{self, Later, Policy},
     telemetry,
 };
 use tracing::warn;
@@ -26,20 +26,23 @@ impl<O: Outbox, W: World> Strays<O, W> {
     /// # Errors
     /// When the broker has not confirmed what had to be kept.
     pub async fn handle(&self, message: &Message) -> Result<Ending, NotConfirmed> {
-        let mut progress = match &message.carried {
-            Carried::Progress(progress) => (**progress).clone(),
-            Carried::Nothing => Progress::new(message.received_at),
-            Carried::Foreign { .. } => {
-                self.outbox.postpone(message, FOREIGN_DELAY).await?;
-                return Ok(Ending::Postponed);
-            }
-            Carried::Damaged => Progress { ambiguous: true, ..Progress::new(message.received_at) },
+        let Some(mut progress) = carried(message) else {
+            self.outbox.postpone(message, FOREIGN_DELAY).await?;
+            return Ok(Ending::Postponed);
         };
-        if message.origin == Origin::PastItsQueue && !message.redelivered {
-            // The next session declares what is missing, and the broker delivers this again.
-            return Err(NotConfirmed("a queue of ours is gone: a message meant for it became a stray".into()));
-        }
         let known = self.accounts.contains(&message.routing_key);
+        if (message.origin == Origin::PastItsQueue || message.origin == Origin::Due && known) && !message.redelivered {
+            // The next session declares what is missing, and the broker delivers this again.
+            return Err(NotConfirmed(
+                "a queue of ours is gone, or its binding: a message meant for it became a stray".into(),
+            ));
+        }
+        // The copy of a command that was given up: its pipeline tells of it.
+        if let Some(finish) = &message.parked {
+            warn!(account = message.routing_key, "a parked copy that found no queue; it is parked again");
+            self.outbox.park(message, &progress, finish).await?;
+            return Ok(Ending::Rerouted);
+        }
         let told_before = progress.finish.as_ref().map(|finish| finish.cause);
         let cause = match (told_before, message.origin) {
             (Some(cause), _) => cause,

@@ -434,6 +434,7 @@ pub fn message(routing_key: &str, body: &str, received_at: DateTime<Utc>) -> Mes
         delivery_count: 0,
         properties: Properties::default(),
         carried: Carried::Nothing,
+        parked: None,
         received_at,
         trace: None,
     }

@@ -586,6 +586,7 @@ pub fn message(account: &str, body: &[u8]) -> Message {
         delivery_count: 0,
         properties: Properties::default(),
         carried: Carried::Nothing,
+        parked: None,
         received_at: chrono::Utc::now(),
         trace: None,
     }

@@ -64,9 +64,8 @@ impl<'a> Queue<'a> {
         let mut delivery = delivery?;
         self.left -= 1;
         self.held += 1;
-        let finish = delivery.properties.headers().as_ref().and_then(headers::parking);
         let message = headers::message(&mut delivery, &self.broker.names, Utc::now());
-        Ok(Some(Copy { parked: Parked::new(&message, finish.as_ref()), message, acker: delivery.acker }))
+        Ok(Some(Copy { parked: Parked::new(&message), message, acker: delivery.acker }))
     }
 
     /// Takes a copy out for good.

@@ -7,11 +7,11 @@ fn a_provider_is_healthy_while_it_answers_and_knows_us() {
     let of = |http_status: u16, body: &str| {
         let reply = reply(http_status, body.as_bytes());
         let answer = Answer::read(&reply.body);
-        let result: Outcome<'_> = Ok((&reply, answer.as_ref()));
+        let result: Returned<'_> = Ok((&reply, answer.as_ref()));
         health(result, Operation::Cancel, of_cancel(result, ASKED, &profile("aspi").codes))
     };
     let of_error = |error: SendError| {
-        let result: Outcome<'_> = Err(&error);
+        let result: Returned<'_> = Err(&error);
         health(result, Operation::Cancel, of_cancel(result, ASKED, &profile("aspi").codes))
     };
     for (expected, told) in [
