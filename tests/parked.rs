@@ -159,6 +159,9 @@ async fn a_replay_asks_first_and_keeps_the_history() {
     assert!(of_typo.iter().all(|event| event.contains("job-typo")), "{of_typo:?}");
     let none = run(place.command(&["watch", "--since", "1h", "--job", "job-x", "--idle-s", "1"])).await;
     assert!(none.code == 1 && none.said.contains("no event of \"job-x\""), "{}", none.said);
+    let other = ["watch", "--since", "1h", "--job", "job-typo", "--outcome", "canceled", "--idle-s", "2"];
+    let other = run(place.command(&other)).await;
+    assert!(other.code == 1 && other.said.contains("\"job-typo\" has events"), "{}", other.said);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -240,8 +240,9 @@ async fn replay(
     for (why, count) in &left {
         eprintln!("{} left: {why}", commands(*count));
     }
+    let given_back = queue.give_back().await;
     ended?;
-    queue.give_back().await?;
+    given_back?;
     if left.is_empty() { some_of(meant) } else { Err(Failure::No("not all of them could be replayed".into())) }
 }
 
@@ -277,7 +278,7 @@ impl Replay<'_> {
         while self.unconfirmed.len() > outstanding
             && let Some((sent, acker)) = self.unconfirmed.pop_front()
         {
-            // The others are on their way, so each of them has to be seen to its end.
+            // The others are on their way, so that a refusal ends nothing.
             if !matches!(self.broker.within(sent).await?, Confirmation::Ack(_)) {
                 self.refused += 1;
                 continue;
@@ -311,15 +312,20 @@ async fn discard(mut queue: Queue<'_>, which: &Which, yes: bool) -> Result<(), F
         }
     }
     let sure = yes || found.is_empty() || ask(&format!("Discard {} for good? [y/N] ", commands(found.len() as u64)));
-    if sure {
-        for acker in &found {
+    let mut discarded = 0;
+    let ended = async {
+        for acker in found.iter().filter(|_| sure) {
             queue.take_out(acker).await?;
+            discarded += 1;
         }
+        Ok::<_, Failure>(())
     }
+    .await;
     let given_back = queue.give_back().await;
     if !found.is_empty() {
-        eprintln!("{} discarded", commands(if sure { found.len() as u64 } else { 0 }));
+        eprintln!("{} discarded", commands(discarded));
     }
+    ended?;
     given_back?;
     some_of(found.len() as u64)
 }

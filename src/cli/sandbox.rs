@@ -1,6 +1,6 @@
 //! `sandbox`: plays the providers of all accounts of the settings.
 
-use super::Failure;
+use super::{Failure, print};
 use crate::{
     sandbox::{self, Faults, Options, Unknown},
     settings::{Log, LogFormat, Settings},
@@ -59,7 +59,7 @@ pub async fn run(config: Option<&Path>, arguments: Arguments) -> Result<(), Fail
     let stop = Stop::on_signals(Duration::ZERO).map_err(unavailable)?;
     for account in &accounts {
         let base_url = format!("http://{}/{}", arguments.listen, account.name);
-        println!("{} speaks as {} at {base_url}", account.name, account.partner.profile.title);
+        print(&format!("{} speaks as {} at {base_url}", account.name, account.partner.profile.title))?;
         if account.partner.base_url != base_url {
             eprintln!(
                 "note: the settings send {} elsewhere; set its base_url to {base_url} to use the sandbox",
@@ -67,7 +67,7 @@ pub async fn run(config: Option<&Path>, arguments: Arguments) -> Result<(), Fail
             );
         }
     }
-    println!("what reached it: http://{}/_sandbox and /_sandbox/transactions", arguments.listen);
+    print(&format!("what reached it: http://{}/_sandbox and /_sandbox/transactions", arguments.listen))?;
     let options = Options {
         faults: arguments.faults,
         seed: arguments.seed,

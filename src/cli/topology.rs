@@ -1,6 +1,6 @@
 //! `topology`: shows, declares or checks the broker's objects.
 
-use super::Failure;
+use super::{Failure, print};
 use crate::{
     amqp::{
         connect,
@@ -48,12 +48,15 @@ pub async fn run(settings: &Settings, arguments: Arguments) -> Result<(), Failur
         topology::objects(&Names::new(&settings.amqp.prefix), &settings.account_names(), settings.results_log);
     let problems = match arguments.action {
         Action::Show { format: Format::Text, .. } => {
-            objects.iter().for_each(|object| println!("{}", line(object)));
+            for object in &objects {
+                if !print(&line(object))? {
+                    break;
+                }
+            }
             return Ok(());
         }
         Action::Show { format: Format::Definitions, vhost } => {
-            println!("{:#}", topology::definitions(&objects, &vhost));
-            return Ok(());
+            return print(&format!("{:#}", topology::definitions(&objects, &vhost))).map(drop);
         }
         Action::Declare => {
             topology::declare(&connect(&settings.amqp, "topology").await?, &objects, settings.amqp.confirm_timeout)
@@ -65,8 +68,7 @@ pub async fn run(settings: &Settings, arguments: Arguments) -> Result<(), Failur
         }
     };
     if problems.is_empty() {
-        println!("{} objects are as they should be", objects.len());
-        Ok(())
+        print(&format!("{} objects are as they should be", objects.len())).map(drop)
     } else {
         Err(Failure::No(problems.join("\n")))
     }

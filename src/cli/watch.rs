@@ -64,18 +64,22 @@ pub async fn run(config: Option<&Path>, arguments: Arguments) -> Result<(), Fail
         Some(since) => replay(&broker, since).await?,
         None => broker.results(&[format!("{}.{}", part(&arguments.account), part(&arguments.outcome))]).await?,
     };
-    let all = arguments.count.unwrap_or(u64::MAX);
-    let mut left = all;
-    let ended = |left| match &arguments.job {
-        Some(job) if left == all => Err(Failure::No(format!(
-            "no event of {job:?} was told: it may still wait in a queue or between two attempts, or was never published"
+    let (mut left, mut told, mut others) = (arguments.count.unwrap_or(u64::MAX), 0_u64, 0_u64);
+    let ended = |told, others| match &arguments.job {
+        Some(job) if told == 0 && others > 0 => Err(Failure::No(format!(
+            "{job:?} has events, and none is of this account, outcome and age: leave --account and --outcome out, or go further \
+             back with --since"
+        ))),
+        Some(job) if told == 0 => Err(Failure::No(format!(
+            "no event of {job:?} was told in this time: it may still wait in a queue or between two attempts, or was never \
+             published"
         ))),
         _ => Ok(()),
     };
     while left > 0 {
         let limit = Duration::from_secs(arguments.idle_s.unwrap_or(u64::MAX));
         let Ok(delivery) = tokio::time::timeout(limit, events.next()).await else {
-            return ended(left);
+            return ended(told, others);
         };
         let Some(delivery) = delivery else {
             return Err(Failure::Unavailable("the broker ended the connection".into()));
@@ -89,12 +93,13 @@ pub async fn run(config: Option<&Path>, arguments: Arguments) -> Result<(), Fail
             continue;
         };
         if since.is_some() && arguments.idle_s.is_some() && is_of_later(&event) {
-            return ended(left);
+            return ended(told, others);
         }
         if !wanted(&event, &arguments, since) {
+            others += u64::from(arguments.job.as_deref().is_some_and(|job| event["data"]["jobId"] == job));
             continue;
         }
-        left -= 1;
+        (left, told) = (left - 1, told + 1);
         let line =
             if arguments.json { String::from_utf8_lossy(&delivery.data).into_owned() } else { broker::line(&event) };
         if !print(&line)? {

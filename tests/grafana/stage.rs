@@ -80,7 +80,6 @@ impl Stage {
             .env("RABBITMQ", format!("http://guest:guest@127.0.0.1:{}", self.broker.port("MANAGEMENT_PORT")))
             .env("PID", self.workers[0].child.id().to_string())
             .env("ACCOUNT", account)
-            .env("NEW_ACCOUNT", "ifortepay")
             .env("JOB", PARKED_JOB);
         // On a busy machine a check can take longer than a provider is given: then it is typed again.
         for left in (0..3).rev() {
