@@ -181,7 +181,12 @@ impl<H: Handler> Work<'_, H> {
 
     fn begin(&self, mut delivery: Delivery, working: Working) {
         let (handler, metrics) = (self.handler.clone(), self.intake.shared.worker.metrics.clone());
-        let mut message = headers::message(&mut delivery, &self.intake.shared.names, RealWorld.now());
+        let names = &self.intake.shared.names;
+        let mut message = headers::message(&mut delivery, names, RealWorld.now());
+        // A copy by `CC` has the key of another account, and with that would come back to it.
+        if let Some(account) = names.account_of(&self.intake.queue) {
+            message.routing_key = account.to_owned();
+        }
         let traces = &self.intake.shared.worker.traces;
         let trace = traces.process(&mut message, &self.intake.queue, delivery.exchange.as_str());
         let (job_id, trace_id) = (tracing::field::Empty, message.trace_id());

@@ -33,21 +33,27 @@ pub fn message(delivery: &mut Delivery, names: &Names, received_at: DateTime<Utc
     let exchange = delivery.exchange.as_str();
     let empty = FieldTable::default();
     let headers = delivery.properties.headers().as_ref().unwrap_or(&empty);
+    let death = if exchange == names.strays() { latest_death(headers) } else { None };
     let origin = if exchange == names.due() {
         Origin::Due
     } else if names.is_for_keeping(exchange) {
         Origin::PastItsQueue
-    } else if exchange == names.strays() {
-        dead_letter(headers).map_or(Origin::Published, Origin::DeadLettered)
+    } else if let Some(death) = death {
+        Origin::DeadLettered(dead_letter(death))
     } else {
         Origin::Published
+    };
+    // A copy that its publisher had made by `CC` has the key of another account: the queue that it came to says whose it is.
+    let died_in = match death.and_then(|death| header(death, "queue")) {
+        Some(Scalar::Text(queue)) => names.account_of(&queue).map(str::to_owned),
+        _ => None,
     };
     let delivery_count = match header(headers, "x-delivery-count") {
         Some(Scalar::Integer(count)) => u64::try_from(count).unwrap_or_default(),
         _ => 0,
     };
     Message {
-        routing_key: delivery.routing_key.as_str().to_owned(),
+        routing_key: died_in.unwrap_or_else(|| delivery.routing_key.as_str().to_owned()),
         origin,
         redelivered: delivery.redelivered,
         delivery_count,
@@ -63,13 +69,17 @@ pub fn message(delivery: &mut Delivery, names: &Names, received_at: DateTime<Utc
     }
 }
 
-/// The reason of the latest dead-lettering, which the broker lists first.
-fn dead_letter(headers: &FieldTable) -> Option<DeadLetter> {
+/// The latest dead-lettering, which the broker lists first.
+fn latest_death(headers: &FieldTable) -> Option<&FieldTable> {
     let AMQPValue::FieldArray(deaths) = headers.inner().get("x-death")? else { return None };
     let AMQPValue::FieldTable(latest) = deaths.as_slice().first()? else { return None };
-    match header(latest, "reason")? {
-        Scalar::Text(reason) if reason == "expired" => Some(DeadLetter::Expired),
-        _ => Some(DeadLetter::Other),
+    Some(latest)
+}
+
+fn dead_letter(death: &FieldTable) -> DeadLetter {
+    match header(death, "reason") {
+        Some(Scalar::Text(reason)) if reason == "expired" => DeadLetter::Expired,
+        _ => DeadLetter::Other,
     }
 }
 

@@ -43,6 +43,11 @@ impl Names {
         format!("{}.commands.{account}", self.prefix)
     }
 
+    /// The account of a command queue; none for another queue.
+    pub fn account_of<'a>(&self, queue: &'a str) -> Option<&'a str> {
+        queue.strip_prefix(&self.commands())?.strip_prefix('.')
+    }
+
     /// Where the buckets release to; clients cannot publish to it.
     pub fn due(&self) -> String {
         format!("{}.due", self.prefix)
