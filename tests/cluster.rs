@@ -73,8 +73,8 @@ impl<'a> Rig<'a> {
         let hosts = cluster.0.each_ref().map(host);
         let balancer = Relay::to_one_of(&hosts.each_ref().map(String::as_str)).await;
         place.url = format!("{}?heartbeat=2", first.url.replace(&hosts[0], &balancer.address.to_string()));
-        let mut text =
-            read(&place.config).replace("confirm_timeout_ms", "connect_timeout_ms = 2_000\nconfirm_timeout_ms");
+        let mut text = read(&place.config)
+            .replace("confirm_timeout_ms = 30_000", "connect_timeout_ms = 2_000\nconfirm_timeout_ms = 5_000");
         if full() {
             // Of a long outage no command may be given up for its length.
             text = text.replace("max_attempts = 20", "max_attempts = 10_000");

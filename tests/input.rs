@@ -16,7 +16,7 @@ use std::{
 use support::*;
 
 /// For all rows together.
-const LIMIT: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_secs(120);
 
 /// What an event and a parked copy know their message by.
 type Key = (String, String);

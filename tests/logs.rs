@@ -124,7 +124,7 @@ async fn the_lines_of_a_run_with_faults_are_as_documented() {
     let body = command("bad-trace", "R-bad").to_string();
     assert!(client.publish_raw(&client.names.commands(), "bnc", body.as_bytes(), bad).await);
     assert!(client.publish("nobody", &command("stray", "R-stray")).await);
-    events.wait(32, SOON).await;
+    events.wait(32, SOON * 3).await;
     worker.wait_for_log("the account takes no commands", SOON).await;
     worker.signal("-HUP");
     worker.wait_for_log("the settings were read anew", SOON).await;

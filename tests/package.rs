@@ -7,7 +7,7 @@ use std::{
     os::unix::net::UnixDatagram,
     path::{Path, PathBuf},
     process::Command,
-    time::Duration,
+    time::{Duration, Instant},
 };
 use support::*;
 
@@ -18,7 +18,9 @@ const SOON: Duration = Duration::from_secs(30);
 /// Reads what the service manager is told until that holds, and returns all of it.
 fn told_until(manager: &UnixDatagram, holds: impl Fn(&str) -> bool) -> Vec<String> {
     let (mut all, mut buffer) = (Vec::new(), [0; 4096]);
+    let begun = Instant::now();
     loop {
+        assert!(begun.elapsed() < SOON * 2, "it is not said: {all:?}");
         let len = manager.recv(&mut buffer).unwrap_or_else(|e| panic!("{e}, after {all:?}"));
         all.push(String::from_utf8(buffer[..len].to_vec()).unwrap());
         if holds(all.last().unwrap()) {

@@ -203,7 +203,8 @@ async fn a_replay_that_is_killed_half_way_loses_nothing() {
     let (place, client, mut events) = with_late_ones_parked(JOBS).await;
     let (parked_queue, bucket) = (place.names.parked(), place.names.bucket_for(Duration::from_millis(250)).0);
     let on_their_way = || async { client.depth(&bucket).await + client.depth(&place.names.commands_of("bnc")).await };
-    for kill_at in [100, 400] {
+    for more in [100, 300] {
+        let kill_at = on_their_way().await + more;
         let mut replay = parked(&place, &["replay", "--all"]).stderr(Stdio::null()).spawn().unwrap();
         let begun = std::time::Instant::now();
         while on_their_way().await < kill_at {

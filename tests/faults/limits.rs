@@ -59,9 +59,9 @@ async fn no_connection_to_the_broker() {
     rig.to_broker.set(Way::Unanswered);
     rig.to_broker.until_held(SOON).await;
     rig.lasts(s(5), minutes(2)).await;
+    worker.wait_for_log("did not answer within", SOON).await;
     rig.to_broker.set(Way::Pass);
     let recovered = rig.back().await;
-    worker.wait_for_log("did not answer within", SOON).await;
     rig.end(TOPIC, "Broker: nobody answers a call for a connection", Some(recovered)).await;
 }
 
@@ -86,10 +86,16 @@ async fn the_grace_period_ends_before_the_calls_do() {
     let rig = Rig::with(Broker::shared(), options, "", slow).await;
     let mut worker = rig.worker().await;
     rig.set_faults(None, "hang=0.1,hang_after=0.1").await;
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    until("calls hang", SOON, || {
+        Box::pin(async {
+            let injected = rig.place.get("/_sandbox").await["injected"].clone();
+            ["hang", "hang_after"].iter().all(|fault| injected[fault].as_u64() > Some(0))
+        })
+    })
+    .await;
     let (code, took) = worker.stop("-TERM").await;
     assert_eq!(code, 0);
-    assert!(took < Duration::from_secs(6) * patience(), "with a second of grace it took {took:?}");
+    assert!(took < Duration::from_secs(15), "with a second of grace it took {took:?}");
     rig.set_faults(None, "none").await;
     let since = Utc::now();
     let _worker = rig.worker().await;

@@ -86,7 +86,8 @@ async fn no_token_to_be_had() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn tokens_end_at_once() {
-    let options = sandbox::Options { token_lifetime: Duration::from_millis(20), ..with_faults("expired_token=0.3") };
+    // Of this the worker uses half.
+    let options = sandbox::Options { token_lifetime: Duration::from_millis(200), ..with_faults("expired_token=0.3") };
     let rig = Rig::new(Broker::shared(), options).await;
     let _worker = rig.worker().await;
     rig.lasts(s(3), minutes(2)).await;

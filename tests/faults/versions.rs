@@ -11,7 +11,7 @@ const WAITS: &str = "written by another version of the worker";
 #[tokio::test(flavor = "multi_thread")]
 async fn an_older_version_beside_a_newer_one() {
     let rig = Rig::new(Broker::shared(), with_faults("500=0.3,504_after=0.1")).await;
-    let older = rig.worker().await;
+    let mut older = rig.worker().await;
     let relay = Relay::start(host(&rig.broker)).await;
     relay.set(Way::Renumber(OURS, OURS + 1));
     let mut newer = rig.worker_over(&relay);
@@ -27,7 +27,7 @@ async fn an_older_version_beside_a_newer_one() {
     assert!(told < rig.ledger.book().commands.len(), "some wait for a worker that can read them");
     // Then it is done.
     let last = rig.worker_over(&relay);
-    drop(older);
+    assert_eq!(older.stop("-TERM").await.0, 0);
     let account = rig.end(TOPIC, "Newer headers beside a version that cannot read them", None).await;
     assert!(!last.read_log().contains(WAITS) && !newer.read_log().contains(WAITS), "the newer one reads both");
     assert_eq!(account.unrecorded, 0, "every call is recorded, whichever worker made it: {account}");

@@ -87,6 +87,8 @@ async fn every_query_has_data_and_every_alert_fires_under_its_fault() {
     // Prometheus may come while it is down; and its breakers begin anew, so that the keys are refused without one to say it.
     watch.expect("QrisCancelWorkerDown", &[NONE]);
     watch.expect("QrisCancelKeysRefused", &["bnc"]);
+    // This account only it has.
+    watch.expect("QrisCancelQueueWithoutConsumer", &["refused"]);
     let begun = Instant::now();
     while !watch.is_firing("QrisCancelWorkerRestarts", NONE).await && begun.elapsed() < SOON {
         watch.stage.restart_second(|settings| settings).await;

@@ -235,7 +235,6 @@ fn place(like: &Place, page: &str) -> Place {
     let text = read(&like.config).replace(&like.prefix, PREFIX).replace("127.0.0.1:0", page);
     // Longer than an answer takes that comes byte by byte: it is late, and yet good.
     let text = text.replace("\ntimeout_ms = 2_000", "\ntimeout_ms = 20_000");
-    let text = text.replace("confirm_timeout_ms = 5_000", "confirm_timeout_ms = 30_000");
     std::fs::write(&config, text).unwrap();
     let (url, provider) = (like.url.clone(), like.provider.clone());
     let (names, inside, broker, workers) = (Names::new(PREFIX), Vec::new(), like.broker.clone(), Mutex::default());

@@ -49,6 +49,13 @@ pub struct Book {
     pub most: usize,
 }
 
+impl Book {
+    /// Calls that run now.
+    pub fn running(&self) -> usize {
+        self.running.values().sum()
+    }
+}
+
 /// One provider on a port of its own, which it keeps over an outage.
 pub struct Provider {
     pub address: SocketAddr,
@@ -123,7 +130,7 @@ impl Running {
         let of_this = book.running.entry(reference.to_owned()).and_modify(|running| *running += 1).or_insert(1);
         let of_this = *of_this;
         book.most_for_one = book.most_for_one.max(of_this);
-        book.most = book.running.values().sum::<usize>().max(book.most);
+        book.most = book.running().max(book.most);
         Self { book: shared.clone(), reference: reference.to_owned(), mood: book.mood }
     }
 }

@@ -72,13 +72,14 @@ async fn every_fault_shows_on_the_wire_and_in_the_ledger() {
 #[tokio::test]
 async fn faults_of_queries_cancel_nothing_and_tokens_really_end() {
     let mut rig = Rig::start(Options::default()).await;
-    rig.client = client(Duration::from_millis(300));
+    let usual = std::mem::replace(&mut rig.client, client(Duration::from_millis(300)));
     for (fault, ..) in FAULTS {
         let request = rig.request("ifortepay-symmetric", Operation::Query, fault).await;
         rig.faults("ifortepay-symmetric", &format!("{fault}=1")).await;
         drop(rig.client.send(request).await);
         rig.faults("ifortepay-symmetric", "none").await;
     }
+    rig.client = usual;
     let partner = rig.partner("ifortepay-symmetric");
     let token = rig.token("ifortepay-symmetric").await;
     let request = || {

@@ -56,7 +56,10 @@ impl Ledger {
     /// Opens the books: makes the topology, and binds a queue for every event. `url` is the broker's own, whatever lies
     /// between it and the worker.
     pub async fn open(place: &Place, url: &str, accounts: &[&str]) -> Self {
-        let declared = place.command(&["topology", "declare"]).env("AMQP_URL", url).output().unwrap();
+        let mut declare = place.command(&["topology", "declare"]);
+        // On a broker that has just begun, the first to come waits.
+        declare.env("AMQP_URL", url).env("QRIS_CANCEL__AMQP__CONNECT_TIMEOUT_MS", "30000");
+        let declared = declare.output().unwrap();
         assert!(declared.status.success(), "{}", String::from_utf8_lossy(&declared.stderr));
         let client = Client::connect(url, place.names.clone()).await;
         let queue = format!("ledger.{}", place.prefix);

@@ -223,7 +223,7 @@ pub fn settings(prefix: &str, provider: &str, more: &str) -> String {
 [amqp]
 url = {{ env = "AMQP_URL" }}
 prefix = "{prefix}"
-confirm_timeout_ms = 5_000
+confirm_timeout_ms = 30_000
 reply_to_allow = ["replies.*"]
 
 [log]
