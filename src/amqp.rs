@@ -39,8 +39,8 @@ pub enum AmqpError {
     /// Of the broker itself, or for one of its objects: a quorum queue without a majority never answers.
     #[error("{asked} did not answer within {limit:?}")]
     NoAnswer { asked: String, limit: Duration },
-    #[error("amqp.url: {0}")]
-    Address(String),
+    #[error("amqp.url is no AMQP address")]
+    Address,
     #[error("the broker at {place}: {error}{}", hint(error))]
     Connect { place: String, error: lapin::Error },
     #[error(transparent)]

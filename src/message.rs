@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 pub struct Message {
     /// The publisher's bytes, unchanged through every retry.
     pub body: Vec<u8>,
-    /// The account, whose queue it came from; of a stray, what its publisher wrote there.
+    /// The account whose queue it came from, or died in; of another stray, what its publisher wrote there.
     pub routing_key: String,
     pub origin: Origin,
     /// The broker has delivered it before, to a worker that did not acknowledge it.

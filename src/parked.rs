@@ -170,7 +170,9 @@ fn to_do(cause: Cause) -> &'static str {
         Cause::NoQuery => "ask the provider what became of it, then discard; replay would cancel again",
         Cause::ExpiredInQueue => "take the expiration off the publisher's messages, then replay",
         Cause::WorkerCrashed => "see the worker's log; replay it alone, with a version that withstands it",
-        Cause::NoLongerValid => "put the account's settings back, then replay",
+        Cause::NoLongerValid => {
+            "were the account's settings changed? put them back, replay; else ask the provider, discard"
+        }
         Cause::AccountRemoved => "put the account back, then replay; else ask the provider, discard",
         Cause::Canceled
         | Cause::AlreadyCanceled

@@ -190,8 +190,7 @@ impl<G: Gateway, O: Outbox, W: World> Pipeline<G, O, W> {
             (None, _) if message.redelivered && message.delivery_count >= MAX_DELIVERIES => {
                 Step::Finish(self.decision(Cause::WorkerCrashed, &progress, None))
             }
-            // Calls were made for it on other settings, or may have been: `invalid` would claim that nothing was sent.
-            (None, Err(_)) if progress.history.count > 0 || matches!(message.carried, Carried::Damaged) => {
+            (None, Err(_)) if may_have_been_sent(&message.carried) => {
                 Step::Finish(self.decision(Cause::NoLongerValid, &progress, None))
             }
             (None, Err(rejection)) => {
@@ -240,6 +239,16 @@ impl<G: Gateway, O: Outbox, W: World> Pipeline<G, O, W> {
 
     fn query_call(&self) -> Option<&QueryCall> {
         self.partner.query.as_ref().and(self.partner.profile.query.as_ref())
+    }
+}
+
+/// Whether calls were made for a command before, or may have been, on other settings: `invalid` would claim that nothing was sent.
+/// (Of one that was only delivered before, a faulty one most likely, nobody knows.)
+fn may_have_been_sent(carried: &Carried) -> bool {
+    match carried {
+        Carried::Progress(progress) => progress.history.count > 0 || progress.ambiguous && progress.replay == 0,
+        Carried::Damaged => true,
+        Carried::Nothing | Carried::Foreign { .. } => false,
     }
 }
 

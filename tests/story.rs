@@ -1060,20 +1060,51 @@ async fn a_stray_for_a_known_account_is_sent_to_it() {
     assert_eq!(story.journal(), "retry");
     // Should its binding be gone, it waits longer each time.
     assert_eq!(story.waiting().0, Progress { doubts: 1, ..Progress::new(start()) });
-    // One of ours has missed its queue: whoever deleted the binding, a new connection makes it anew first.
+    // Nothing is forgotten on the way.
     story.attempt([timeout(), status("01")]).await.unwrap();
     let (carried, _) = story.waiting();
     story.comes_back();
-    story.journal();
-    assert!(story.strays(&["shop"]).handle(&story.message).await.is_err());
-    assert_eq!(story.journal(), "");
-    // Nothing is forgotten on the way.
-    let mut story = story.redelivered();
     story.strays(&["shop"]).handle(&story.message).await.unwrap();
     assert_eq!(story.waiting().0, Progress { doubts: 1, ..carried });
     story.message.carried = Carried::Damaged;
     story.strays(&["shop"]).handle(&story.message).await.unwrap();
     assert!(story.waiting().0.ambiguous);
+    // What was decided its account tells, in full.
+    let mut story = Story::with(r#""surprise":1"#);
+    story.rig.state().nacks = vec![Nack::Publish];
+    story.attempt([]).await.unwrap();
+    story.rig.state().nacks.clear();
+    story.comes_back();
+    story.journal();
+    assert_eq!(story.strays(&["shop"]).handle(&story.message).await, Ok(Rerouted));
+    story.comes_back();
+    assert_eq!(story.attempt([]).await, Ok(Finished(Cause::UnknownField)));
+    assert_eq!(story.journal(), "retry, publish shop.invalid, reply");
+    assert_eq!(told(&story)[0], told(&story)[1]);
+}
+
+#[tokio::test]
+async fn what_missed_its_queue_has_the_objects_looked_at_once_a_minute() {
+    for origin in [Origin::Published, Origin::Due, Origin::PastItsQueue] {
+        let mut story = Story::new();
+        story.message.origin = origin;
+        let strays = story.strays(&["shop"]);
+        assert_eq!(strays.handle(&story.message).await, Ok(Rerouted), "they have just been looked at");
+        story.rig.state().now += TimeDelta::seconds(60);
+        assert!(strays.handle(&story.message).await.is_err(), "{origin:?}");
+        assert_eq!(strays.handle(&story.message).await, Ok(Rerouted));
+        story.rig.state().now += TimeDelta::seconds(60);
+        let story = story.redelivered();
+        assert_eq!(strays.handle(&story.message).await, Ok(Rerouted), "it comes again for that");
+        assert_eq!(story.journal(), "retry, retry, retry");
+    }
+    // Nothing is missing where nobody has the account.
+    let mut story = Story::new();
+    story.message.origin = Origin::Due;
+    story.message.carried = Carried::Progress(Box::new(Progress::new(start())));
+    let strays = story.strays(&["other"]);
+    story.rig.state().now += TimeDelta::seconds(60);
+    assert_eq!(strays.handle(&story.message).await, Ok(Finished(Cause::AccountRemoved)));
 }
 
 #[tokio::test]
@@ -1085,9 +1116,6 @@ async fn a_parked_copy_that_found_no_queue_is_parked_again_and_nothing_else() {
     story.message.origin = Origin::PastItsQueue;
     story.message.carried = Carried::Progress(Box::new(progress.clone()));
     story.message.parked = Some(finish.clone());
-    assert!(story.strays(&["shop"]).handle(&story.message).await.is_err(), "first the queue has to be made anew");
-    assert_eq!(story.journal(), "");
-    let story = story.redelivered();
     for accounts in [&["shop"][..], &[]] {
         assert_eq!(story.strays(accounts).handle(&story.message).await, Ok(Rerouted));
         assert_eq!(story.journal(), "park no_query");

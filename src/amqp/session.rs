@@ -22,7 +22,10 @@ use crate::{
 use futures_util::{StreamExt, future::try_join_all};
 use lapin::{Connection, Event};
 use std::{
-    sync::{Arc, atomic::AtomicBool},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicI64},
+    },
     time::Duration,
 };
 use tokio::time::Instant;
@@ -45,7 +48,7 @@ pub async fn run(worker: &Arc<Worker>) -> Result<(), AmqpError> {
         worker.set_connected(false);
         match ended {
             Ok(()) => return Ok(()),
-            Err(error @ (AmqpError::Topology(_) | AmqpError::Address(_))) if first => return Err(error),
+            Err(error @ (AmqpError::Topology(_) | AmqpError::Address)) if first => return Err(error),
             Err(error) => error!(%error, "the session with the broker ended"),
         }
         if begun.elapsed() > GOOD_SESSION {
@@ -120,7 +123,13 @@ async fn session(worker: &Arc<Worker>, first: &mut bool) -> Result<(), AmqpError
         let queue = names.commands_of(&account.settings.name);
         intakes.push(tokio::spawn(intake(queue, &account.gate).run(pipeline)));
     }
-    let strays = Strays { accounts: settings.account_names(), policy: Policy::default(), outbox, world: RealWorld };
+    let strays = Strays {
+        accounts: settings.account_names(),
+        policy: Policy::default(),
+        outbox,
+        world: RealWorld,
+        looked_at: AtomicI64::default(),
+    };
     intakes.push(tokio::spawn(intake(names.strays(), &worker.strays).run(strays)));
     *first = false;
 

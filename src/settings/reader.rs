@@ -123,6 +123,13 @@ impl<'a> Reader<'a> {
                 Ok(uri) if uri.scheme == AMQPScheme::AMQP && raw.tls.is_some() => {
                     self.problem("amqp.tls", "the address is amqp://, which has no TLS; make it amqps://");
                 }
+                // The library takes such an address for localhost, and would give that the password.
+                Ok(_) if url.expose_secret().contains("@[") || url.expose_secret().contains("//[") => {
+                    self.problem(
+                        "amqp.url",
+                        "has an IPv6 address in place of a host; give the broker a name, in /etc/hosts for example",
+                    );
+                }
                 Ok(_) => {}
             }
         }

@@ -391,12 +391,15 @@ impl Story {
         serde_json::from_slice(&self.rig.state().events.last().expect("no event").body).unwrap()
     }
 
+    /// Strays as they are right after the broker's objects were looked at.
     pub fn strays(&self, accounts: &[&str]) -> Strays<Rig, Rig> {
+        let now = self.rig.state().now.timestamp();
         Strays {
             accounts: accounts.iter().map(|name| (*name).to_owned()).collect(),
             policy: Policy::default(),
             outbox: self.rig.clone(),
             world: self.rig.clone(),
+            looked_at: AtomicI64::new(now),
         }
     }
 }

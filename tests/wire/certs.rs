@@ -1,4 +1,5 @@
 //! Authorities, certificates and TLS servers made for a test.
+#![allow(dead_code, reason = "each of its users uses a part")]
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use secrecy::SecretString;
