@@ -192,6 +192,8 @@ impl Gateway for Arc<Account> {
         let mut sent = Sent {
             token_call: None,
             is_hearsay: false,
+            no_token_for: None,
+            no_token_at: None,
             token: None,
             at: RealWorld.now(),
             duration: Duration::ZERO,
@@ -210,8 +212,9 @@ impl Gateway for Arc<Account> {
             };
             match fetched {
                 Ok(fetched) => (sent.token, sent.token_call) = (Some(fetched.token), fetched.call),
-                Err(NoToken { error, call, is_hearsay }) => {
-                    return Sent { token_call: call, is_hearsay, result: Err(error), ..sent };
+                Err(NoToken { error, call, is_hearsay, retry_after, date }) => {
+                    (sent.token_call, sent.no_token_for, sent.no_token_at) = (call, retry_after, date);
+                    return Sent { is_hearsay, result: Err(error), ..sent };
                 }
             }
         }
@@ -245,9 +248,13 @@ impl Gateway for Arc<Account> {
         call.sent.span.judged(call.verdict, call.answer);
         {
             let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-            let date = call.sent.result.as_ref().ok().and_then(|reply| reply.date);
-            if let Some(date) = date {
-                seen.clock_skew = Some((call.sent.at, skew(date, call.sent.at, call.sent.duration)));
+            let (sent, fetch) = (call.sent, call.sent.token_call.as_ref());
+            // A wrong clock shows first where no token is given for it.
+            let refused = sent.no_token_at.zip(fetch);
+            let refused = refused.map(|(date, fetch)| (date, fetch.at, Duration::from_millis(fetch.duration_ms)));
+            let date = sent.result.as_ref().ok().and_then(|reply| reply.date);
+            if let Some((date, at, took)) = date.map(|date| (date, sent.at, sent.duration)).or(refused) {
+                seen.clock_skew = Some((at, skew(date, at, took)));
             }
             if call.health != Health::Good {
                 let what = match (&call.sent.result, call.answer.and_then(|answer| answer.code)) {

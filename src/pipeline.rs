@@ -73,6 +73,10 @@ pub struct Sent {
     pub token_call: Option<CallRecord>,
     /// There is no token, and what is known of that is another call's one failure.
     pub is_hearsay: bool,
+    /// How long the provider asks us to wait, where it gave no token.
+    pub no_token_for: Option<Duration>,
+    /// What time it was there, where it gave no token.
+    pub no_token_at: Option<DateTime<Utc>>,
     /// The access token that the request carried.
     pub token: Option<SecretString>,
     pub at: DateTime<Utc>,

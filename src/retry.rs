@@ -20,7 +20,8 @@ pub struct Policy {
     /// The longest such delay.
     pub max: Duration,
     pub max_attempts: u32,
-    /// Limit for the sum of all delays that were chosen. Time in a queue does not count.
+    /// Limit for the sum of all delays that were chosen; one that the provider asks for may go past it, and is the last. Time in a queue
+    /// does not count.
     pub max_elapsed: Duration,
     /// Shortest delay after the provider has accepted a cancel without finishing it.
     pub pending: Duration,
@@ -241,7 +242,8 @@ pub fn next(
     jitter: f64,
 ) -> Option<Duration> {
     let at_least = at_least.unwrap_or_default().min(LONGEST);
-    let delay = |base: Duration| base.mul_f64(0.5 + jitter / 2.0).max(at_least).clamp(SHORTEST, LONGEST);
+    let own = |base: Duration| base.mul_f64(0.5 + jitter / 2.0).clamp(SHORTEST, LONGEST);
+    let delay = |base: Duration| own(base).max(at_least);
     let doubled = |times: u32| policy.initial.saturating_mul(1 << times.min(31)).min(policy.max);
     match why {
         Later::Interrupted | Later::InHand => Some(delay(policy.initial)),
@@ -263,10 +265,11 @@ pub fn next(
         }
         _ => {
             let base = doubled(progress.attempts.saturating_sub(1));
-            let delay = delay(base);
-            let sum = progress.waited + delay;
-            (progress.attempts < policy.max_attempts && sum <= policy.max_elapsed).then(|| {
-                progress.waited = sum;
+            // What a provider asks for ends no command that would otherwise have gone on.
+            let goes_on = progress.attempts < policy.max_attempts && progress.waited + own(base) <= policy.max_elapsed;
+            goes_on.then(|| {
+                let delay = delay(base);
+                progress.waited += delay;
                 delay
             })
         }
@@ -354,15 +357,21 @@ mod tests {
     proptest! {
         #[test]
         fn a_delay_is_within_its_limits_and_never_shorter_than_asked(
-            attempts in 0u32..40, why in any_why(), asked in prop::option::of(0u64..10_000), jitter in 0.0f64..1.0, initial in 1u64..100_000,
+            why in any_why(), asked in prop::collection::vec(prop::option::of(0u64..10_000), 1..40), jitter in 0.0f64..1.0, initial in 1u64..100_000,
         ) {
             let policy = Policy { initial: Duration::from_millis(initial), ..Policy::default() };
-            let mut progress = progress(attempts);
-            let asked = asked.map(Duration::from_secs);
-            if let Some(delay) = next(&policy, &mut progress, why, asked, jitter) {
+            let mut progress = progress(0);
+            for asked in asked {
+                let (asked, waited) = (asked.map(Duration::from_secs), progress.waited);
+                progress.attempts += 1;
+                let unasked = next(&policy, &mut progress.clone(), why, None, jitter);
+                let delay = next(&policy, &mut progress, why, asked, jitter);
+                prop_assert!(unasked.is_none() || delay.is_some() || why == Later::CutOff, "asking for a pause ends nothing");
+                let Some(delay) = delay else { break };
                 prop_assert!(delay >= SHORTEST && delay <= LONGEST);
                 prop_assert!(delay >= asked.unwrap_or_default().min(LONGEST));
-                prop_assert!(progress.waited <= policy.max_elapsed);
+                prop_assert!(waited <= policy.max_elapsed && progress.waited <= policy.max_elapsed + LONGEST);
+                prop_assert!(asked.is_some() || progress.waited <= policy.max_elapsed);
                 prop_assert!(progress.cut_off <= policy.cut_off_max_elapsed);
             }
         }

@@ -1,7 +1,6 @@
 //! Secrets, tokens and signatures are nowhere: a full run with everything logged that can be, and a search of all that it
 //! left behind for every secret that it used.
 
-#[allow(dead_code, reason = "a part of it is used")]
 #[path = "wire/certs.rs"]
 mod certs;
 #[path = "support/collector.rs"]

@@ -349,6 +349,17 @@ async fn a_provider_that_asks_for_a_pause_gets_it_up_to_an_hour() {
         story.attempt([code("4297700").retry_after(asked)]).await.unwrap();
         assert_eq!(story.delay(), delay);
     }
+    // Also of what was tried before, and where it gives no token.
+    for asks in [code("4297700"), Answer::error(SendError::NoToken("HTTP 503".into()))] {
+        let mut story = Story::new();
+        story.attempt([code("4297700")]).await.unwrap();
+        story.comes_back();
+        assert_eq!(story.attempt([asks.clone().retry_after(3600)]).await, Ok(Scheduled(Later::Busy)));
+        assert_eq!(story.delay(), 3600);
+        // The hour is over then: this was the last pause.
+        story.comes_back();
+        assert_eq!(story.attempt([asks]).await, Ok(Finished(Cause::AttemptsExhausted)));
+    }
 }
 
 #[tokio::test]

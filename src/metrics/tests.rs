@@ -101,6 +101,8 @@ fn a_code_that_is_not_in_the_table_or_of_another_service_is_other() {
     let sent = Sent {
         token_call: None,
         is_hearsay: false,
+        no_token_for: None,
+        no_token_at: None,
         token: None,
         at: chrono::DateTime::UNIX_EPOCH,
         duration: Duration::ZERO,

@@ -354,7 +354,8 @@ impl<'a, G: Gateway, O: Outbox, W: World> Visit<'a, G, O, W> {
         }
         self.accepted |= operation == Operation::Cancel && verdict.is_accepted();
         self.interrupted |= matches!(sent.result, Err(SendError::Interrupted | SendError::Stopping));
-        self.retry_after = self.retry_after.max(sent.result.as_ref().ok().and_then(|reply| reply.retry_after));
+        let wait = sent.result.as_ref().ok().and_then(|reply| reply.retry_after);
+        self.retry_after = self.retry_after.max(wait).max(sent.no_token_for);
         self.token = sent.token;
         // What is said of another transaction is no news of this one.
         if let Some(news) = answer.filter(|answer| !answer.is_about_another(asked.reference, asked.partner_reference)) {

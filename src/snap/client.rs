@@ -283,20 +283,51 @@ fn identity(chain: &[u8], key: &SecretString) -> Result<Identity, String> {
     Identity::from_pem(&pem).map_err(|e| format!("cert_file or key_file cannot be read: {}", chain_of(&e)))
 }
 
-/// The signature and the token, and both as JSON with escaped slashes has them.
+/// The signature and the token.
 fn secrets_of(request: &SignedRequest) -> Vec<String> {
-    let plain = [Some(&request.signature), request.token.as_ref()].into_iter().flatten();
-    let plain = plain.map(|secret| secret.expose_secret()).filter(|secret| !secret.is_empty());
-    plain.flat_map(|secret| [secret.to_owned(), secret.replace('/', "\\/")]).collect()
+    let both = [Some(&request.signature), request.token.as_ref()].into_iter().flatten();
+    both.map(|secret| secret.expose_secret().to_owned()).filter(|secret| !secret.is_empty()).collect()
 }
 
+/// So much of a secret's beginning is blotted out, too: an answer may cut off what it repeats.
+const LEAST_REPEATED: usize = 16;
+
+/// Blots out a secret, also as JSON has it with any of its characters escaped.
 fn blot_out(text: &mut [u8], secret: &str) {
     let mut at = 0;
-    while at + secret.len() <= text.len() {
-        if text[at..].starts_with(secret.as_bytes()) {
-            text[at..at + secret.len()].fill(b'*');
+    while at < text.len() {
+        let (repeated, len) = repeated(&text[at..], secret.as_bytes());
+        if repeated == secret.len() || repeated >= LEAST_REPEATED {
+            text[at..at + len].fill(b'*');
+            at += len;
+        } else {
+            at += 1;
         }
-        at += 1;
+    }
+}
+
+/// How much of the secret a text begins with, and how long that is there.
+fn repeated(text: &[u8], secret: &[u8]) -> (usize, usize) {
+    let mut len = 0;
+    for (at, byte) in secret.iter().enumerate() {
+        match written(&text[len..], *byte) {
+            Some(more) => len += more,
+            None => return (at, len),
+        }
+    }
+    (secret.len(), len)
+}
+
+/// How long this character is at the beginning of a JSON text, if it is there.
+fn written(text: &[u8], byte: u8) -> Option<usize> {
+    match text {
+        [first, ..] if *first == byte => Some(1),
+        [b'\\', b'u', code @ ..] => {
+            let code = std::str::from_utf8(code.get(..4)?).ok()?;
+            (u16::from_str_radix(code, 16) == Ok(byte.into())).then_some(6)
+        }
+        [b'\\', second, ..] if *second == byte => Some(2),
+        _ => None,
     }
 }
 
@@ -326,6 +357,20 @@ mod tests {
         blot_out(&mut text, "abc+/=");
         assert_eq!(text, br#"{"responseMessage":"bad signature ******, ******!"}"#);
         blot_out(&mut text[..2], "longer than the text");
+        for (repeated, left) in [
+            (r"abcdefgh+/ijklmn==", "******************"),
+            (r"abcdefgh\u002b\/ijklmn\u003D=", "*****************************"),
+            (r"abcdefgh+/ijklmn", "****************"),
+            (r"abcdefgh+/ijklm", "abcdefgh+/ijklm"),
+            (r"abcabcdefgh+/ijklmn==", "abc******************"),
+            (r"aabcdefgh+/ijklmn==", "a******************"),
+            (r"abcdefgh+\", r"abcdefgh+\"),
+            (r"abcdefgh+\u0", r"abcdefgh+\u0"),
+        ] {
+            let mut text = repeated.as_bytes().to_vec();
+            blot_out(&mut text, "abcdefgh+/ijklmn==");
+            assert_eq!(String::from_utf8(text).unwrap(), left, "{repeated}");
+        }
     }
 
     #[tokio::test]

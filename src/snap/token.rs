@@ -21,8 +21,8 @@ pub struct Tokens {
 struct State {
     /// The token, and until when it may be used.
     held: Option<(SecretString, Instant)>,
-    /// After a failed fetch: its error, which all who ask until then get without another fetch.
-    failed: Option<(SendError, Instant)>,
+    /// After a failed fetch: its error, which all who ask until then get without another fetch, and until when it asked us to wait.
+    failed: Option<(SendError, Instant, Option<Instant>)>,
     /// How many fetches have failed in a row.
     failures: u32,
     pauses: Pauses,
@@ -35,6 +35,16 @@ pub struct NoToken {
     pub call: Option<CallRecord>,
     /// Another has made the fetch, and it was one failure, which says nothing to all who hear of it.
     pub is_hearsay: bool,
+    /// How long its provider asks us to wait.
+    pub retry_after: Option<Duration>,
+    /// What time it is there.
+    pub date: Option<DateTime<Utc>>,
+}
+
+impl NoToken {
+    fn new(error: SendError) -> Self {
+        Self { error, call: None, is_hearsay: false, retry_after: None, date: None }
+    }
 }
 
 /// A token, and the call that was made to get it, if one was.
@@ -67,15 +77,15 @@ impl Tokens {
         {
             return Ok(Fetched { token: token.clone(), call: None });
         }
-        if let Some((error, until)) = &state.failed
+        if let Some((error, until, asked_until)) = &state.failed
             && Instant::now() < *until
         {
-            return Err(NoToken { error: error.clone(), call: None, is_hearsay: state.failures < 2 });
+            let retry_after = asked_until.map(|until| until - Instant::now());
+            return Err(NoToken { is_hearsay: state.failures < 2, retry_after, ..NoToken::new(error.clone()) });
         }
         let at = turn().await;
         let Some(mut request) = partner.token_request(at) else {
-            let error = SendError::NoToken("the profile has no token call".into());
-            return Err(NoToken { error, call: None, is_hearsay: false });
+            return Err(NoToken::new(SendError::NoToken("the profile has no token call".into())));
         };
         let body_sha256 = sign::body_hash(&request.body, Encoding::Hex);
         let begun = Instant::now();
@@ -99,6 +109,8 @@ impl Tokens {
             duration_ms: begun.elapsed().as_millis() as u64,
         };
         let lifetime = partner.profile.token.as_ref().map_or(0, |call| call.expires_default_s);
+        let said = result.as_ref().ok().map(|reply| (reply.retry_after, reply.date));
+        let (retry_after, date) = said.unwrap_or_default();
         match judge(result.map(|reply| reply.http_status), answer, code) {
             Ok((token, expires_in)) => {
                 let life = expires_in.unwrap_or(Duration::from_secs(lifetime));
@@ -111,9 +123,12 @@ impl Tokens {
             }
             Err(error) => {
                 state.held = None;
-                state.failed = Some((error.clone(), Instant::now() + state.pauses.next_pause()));
+                let now = Instant::now();
+                let asked_until = retry_after.map(|asked| now + asked);
+                let until = (now + state.pauses.next_pause()).max(asked_until.unwrap_or(now));
+                state.failed = Some((error.clone(), until, asked_until));
                 state.failures = state.failures.saturating_add(1);
-                Err(NoToken { error, call: Some(call), is_hearsay: false })
+                Err(NoToken { call: Some(call), retry_after, date, ..NoToken::new(error) })
             }
         }
     }
@@ -139,7 +154,7 @@ impl Tokens {
 
 type Token = (SecretString, Option<Duration>);
 
-/// A success may lack a response code; what counts is HTTP 200 and a token.
+/// A success may lack a response code; what counts is HTTP 200 and a token. A refusal may have any HTTP status, as nothing was sent.
 fn judge(status: Result<u16, SendError>, answer: Option<TokenAnswer>, code: Option<Code>) -> Result<Token, SendError> {
     let status = status.map_err(|error| SendError::NoToken(error.to_string()))?;
     let message = answer.as_ref().and_then(|answer| answer.message.clone()).unwrap_or_default();
@@ -150,6 +165,12 @@ fn judge(status: Result<u16, SendError>, answer: Option<TokenAnswer>, code: Opti
     match (status, answer) {
         (200, Some(TokenAnswer { access_token: Some(token), expires_in, .. })) => Ok((token.into(), expires_in)),
         (400 | 401 | 403, _) => Err(SendError::TokenRefused(said)),
+        _ if code.is_some_and(|code| {
+            code.service() == Operation::Token.service() && matches!(code.http_status(), 400 | 401 | 403)
+        }) =>
+        {
+            Err(SendError::TokenRefused(said))
+        }
         _ => Err(SendError::NoToken(said)),
     }
 }

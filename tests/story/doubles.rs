@@ -37,21 +37,26 @@ pub struct Answer {
     result: Result<Reply, SendError>,
     token_call: bool,
     is_hearsay: bool,
+    no_token_for: Option<Duration>,
 }
 
 impl Answer {
     pub fn error(error: SendError) -> Self {
-        Self { result: Err(error), token_call: false, is_hearsay: false }
+        Self { result: Err(error), token_call: false, is_hearsay: false, no_token_for: None }
     }
 
     pub fn body(http_status: u16, body: impl Into<Vec<u8>>) -> Self {
         let reply = Reply { http_status, body: body.into(), retry_after: None, date: None };
-        Self { result: Ok(reply), token_call: false, is_hearsay: false }
+        Self { result: Ok(reply), token_call: false, is_hearsay: false, no_token_for: None }
     }
 
     /// Asks for a pause.
     pub fn retry_after(mut self, seconds: u64) -> Self {
-        self.result.as_mut().unwrap().retry_after = Some(Duration::from_secs(seconds));
+        let asked = Some(Duration::from_secs(seconds));
+        match &mut self.result {
+            Ok(reply) => reply.retry_after = asked,
+            Err(_) => self.no_token_for = asked,
+        }
         self
     }
 
@@ -237,6 +242,8 @@ impl Gateway for Rig {
         Sent {
             token_call,
             is_hearsay: answer.is_hearsay,
+            no_token_for: answer.no_token_for,
+            no_token_at: None,
             token,
             at,
             duration: state.takes,

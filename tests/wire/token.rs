@@ -49,6 +49,16 @@ async fn token_endpoint(lifetime: &'static str) -> (String, Arc<AtomicUsize>) {
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 let answer = match lifetime {
                     "" => http("503 Service Unavailable", "", ""),
+                    "later" => http(
+                        "503 Service Unavailable",
+                        "retry-after: 600\r\ndate: Fri, 20 Nov 2026 11:30:15 GMT\r\n",
+                        "",
+                    ),
+                    "refused" => http(
+                        "200 OK",
+                        "",
+                        r#"{"responseCode":"4017300","responseMessage":"Unauthorized. Unknown Client"}"#,
+                    ),
                     lifetime => {
                         http("200 OK", "", &format!(r#"{{"accessToken":"token-{number}","expiresIn":{lifetime}}}"#))
                     }
@@ -109,7 +119,7 @@ async fn a_token_endpoint_that_is_down_is_not_stormed() {
     let (url, fetches) = token_endpoint("").await;
     let (partner, client, tokens) = (partner(&url), client(), Tokens::default());
     for _ in 0..20 {
-        let NoToken { error, call, is_hearsay } = tokens.get(&partner, &client, now).await.err().unwrap();
+        let NoToken { error, call, is_hearsay, .. } = tokens.get(&partner, &client, now).await.err().unwrap();
         assert_eq!(is_hearsay, call.is_none(), "after one failure");
         assert!(matches!(&error, SendError::NoToken(why) if why.contains("503")), "{error}");
         assert!(!error.is_ambiguous());
@@ -123,8 +133,30 @@ async fn a_token_endpoint_that_is_down_is_not_stormed() {
 }
 
 #[tokio::test]
+async fn a_token_endpoint_that_asks_for_a_pause_gets_it() {
+    let (url, fetches) = token_endpoint("later").await;
+    let (partner, client, tokens) = (partner(&url), client(), Tokens::default());
+    let first = tokens.get(&partner, &client, now).await.err().unwrap();
+    assert_eq!(first.retry_after, Some(Duration::from_secs(600)));
+    assert_eq!(first.date.unwrap().to_rfc3339(), "2026-11-20T11:30:15+00:00", "its clock is known");
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    let told = tokens.get(&partner, &client, now).await.err().unwrap();
+    let left = told.retry_after.unwrap();
+    assert!(left < Duration::from_millis(599_400) && left > Duration::from_secs(500), "{left:?}");
+    assert_eq!(fetches.load(Ordering::SeqCst), 1, "nobody asks before");
+}
+
+#[tokio::test]
+async fn a_refusal_of_a_token_may_come_with_http_200() {
+    let (url, _) = token_endpoint("refused").await;
+    let (partner, client, tokens) = (partner(&url), client(), Tokens::default());
+    let NoToken { error, .. } = tokens.get(&partner, &client, now).await.err().unwrap();
+    assert!(matches!(&error, SendError::TokenRefused(said) if said.contains("Unknown Client")), "{error}");
+}
+
+#[tokio::test]
 async fn what_a_provider_repeats_of_our_secrets_is_blotted_out() {
-    for escape in [false, true] {
+    for escape in [None, Some(('/', "\\/")), Some(('=', "\\u003d")), Some(('+', "\\u002B"))] {
         let (url, _) = server(move |mut stream| async move {
             while let Some(request) = read_request(&mut stream).await {
                 let signature = request.lines().find_map(|line| {
@@ -132,8 +164,8 @@ async fn what_a_provider_repeats_of_our_secrets_is_blotted_out() {
                     name.eq_ignore_ascii_case("x-signature").then_some(value)
                 });
                 let mut message = format!("bad signature {}", signature.expect("it is signed"));
-                if escape {
-                    message = message.replace('/', "\\/");
+                if let Some((plain, escaped)) = escape {
+                    message = message.replace(plain, escaped);
                 }
                 let body = format!(r#"{{"responseCode":"4017300","responseMessage":"{message}"}}"#);
                 stream.write_all(http("401 Unauthorized", "", &body).as_bytes()).await.ok();

@@ -14,6 +14,7 @@ use crate::{
         response::Answer,
         token::{NoToken, Tokens},
     },
+    verdict::{self, Asked, Verdict},
 };
 use chrono::{DateTime, TimeDelta, Utc};
 use secrecy::SecretString;
@@ -165,7 +166,7 @@ impl Check<'_> {
         if let Ok(reply) = &reply {
             self.clock(reply, begun);
         }
-        let (grade, mut text) = judged(&reply);
+        let (grade, mut text) = judged(&reply, self.partner());
         if grade == Grade::Wrong && is_refusal(&reply) {
             text = format!("{text}. {}", self.advice(operation));
         }
@@ -227,7 +228,7 @@ fn made_up(partner: &Partner) -> Option<CancelCommand> {
 }
 
 /// What the answer to such a query says of our keys.
-fn judged(reply: &Result<Reply, SendError>) -> (Grade, String) {
+fn judged(reply: &Result<Reply, SendError>, partner: &Partner) -> (Grade, String) {
     let reply = match reply {
         Ok(reply) => reply,
         Err(error) => return (Grade::Unreached, format!("a query, to try the keys, fails: {error}")),
@@ -240,9 +241,25 @@ fn judged(reply: &Result<Reply, SendError>) -> (Grade, String) {
     };
     let own = answer.code.filter(|code| code.service() == Operation::Query.service());
     let status = own.map_or(reply.http_status, |code| code.http_status());
+    let verdict = partner.profile.query.as_ref().map(|call| {
+        let returned = Ok((reply, Some(&answer)));
+        verdict::of_query(returned, Asked::default(), call)
+    });
+    // The merchant of a command about nothing is made up where the account names none.
+    let of_ours = |merchant: bool| !merchant || partner.merchant.get(CommandField::MerchantId).is_some();
     match (status, own) {
         (401, _) => (Grade::Wrong, format!("a query, to try the keys, is refused: {said}")),
         (429 | 500.., _) => (Grade::Unknown, format!("whether its keys are accepted cannot be told: {said}")),
+        (_, Some(code)) if code.http_status() != reply.http_status => (
+            Grade::Wrong,
+            format!(
+                "a query is answered by HTTP {} with the code {said}: where the two differ nothing is believed, and so nothing settled",
+                reply.http_status
+            ),
+        ),
+        (_, Some(_)) if matches!(verdict, Some(Verdict::Misconfigured { merchant }) if of_ours(merchant)) => {
+            (Grade::Wrong, format!("a query, to try the keys, is refused for an id or a right of ours: {said}"))
+        }
         (_, Some(_)) => (Grade::Good, format!("its keys are accepted (to a query of nothing it says {said})")),
         (_, None) => (
             Grade::Wrong,
@@ -263,8 +280,24 @@ mod tests {
     use super::*;
     use crate::snap::profile::{BUILT_IN, Profile};
 
+    fn partner(name: &str, text: &str) -> Partner {
+        Partner {
+            profile: Profile::read(name, text).unwrap(),
+            mode: SigningMode::Asymmetric,
+            base_url: String::new(),
+            token_base_url: String::new(),
+            cancel: crate::snap::request::Route { path: "/".into(), signed_path: "/".into() },
+            query: None,
+            ids: Default::default(),
+            merchant: Default::default(),
+            private_key: None,
+            client_secret: None,
+        }
+    }
+
     fn grade(http_status: u16, body: &str) -> Grade {
-        judged(&Ok(Reply { http_status, body: body.into(), retry_after: None, date: None })).0
+        let (name, text) = BUILT_IN[0];
+        judged(&Ok(Reply { http_status, body: body.into(), retry_after: None, date: None }), &partner(name, text)).0
     }
 
     fn code(code: &str) -> String {
@@ -273,12 +306,21 @@ mod tests {
 
     #[test]
     fn an_answer_of_the_query_says_that_the_keys_are_accepted() {
-        for (status, said) in
-            [(404, "4045101"), (200, "2005100"), (400, "4005102"), (403, "4035101"), (409, "4095100"), (200, "4045101")]
+        for (status, said) in [(404, "4045101"), (200, "2005100"), (400, "4005102"), (409, "4095100"), (404, "4045108")]
         {
             assert_eq!(grade(status, &code(said)), Grade::Good, "{said}");
         }
-        for (status, said) in [(401, "4015100"), (401, "4015101"), (401, "4017300"), (401, "?"), (200, "4015100")] {
+        for (status, said) in [
+            (401, "4015100"),
+            (401, "4015101"),
+            (401, "4017300"),
+            (401, "?"),
+            (200, "4015100"),
+            // A right, a partner of ours; and what the worker does not believe.
+            (403, "4035101"),
+            (404, "4045116"),
+            (200, "4045101"),
+        ] {
             assert_eq!(grade(status, &code(said)), Grade::Wrong, "{said}");
         }
         for (status, said) in [(500, "5005100"), (504, "5045100"), (429, "4295100"), (502, "?")] {
@@ -288,24 +330,14 @@ mod tests {
         assert_eq!(grade(401, "<html>who are you?</html>"), Grade::Wrong);
         assert_eq!(grade(200, &code("2007700")), Grade::Wrong);
         let timed_out = Err(SendError::TimedOut(std::time::Duration::from_secs(1)));
-        assert_eq!(judged(&timed_out).0, Grade::Unreached);
+        let (name, text) = BUILT_IN[0];
+        assert_eq!(judged(&timed_out, &partner(name, text)).0, Grade::Unreached);
     }
 
     #[test]
     fn a_query_of_nothing_can_be_made_up_in_every_dialect() {
         for (name, text) in BUILT_IN {
-            let partner = Partner {
-                profile: Profile::read(name, text).unwrap(),
-                mode: SigningMode::Asymmetric,
-                base_url: String::new(),
-                token_base_url: String::new(),
-                cancel: crate::snap::request::Route { path: "/".into(), signed_path: "/".into() },
-                query: None,
-                ids: Default::default(),
-                merchant: Default::default(),
-                private_key: None,
-                client_secret: None,
-            };
+            let partner = partner(name, text);
             let command = made_up(&partner).unwrap_or_else(|| panic!("{name}"));
             let body = String::from_utf8(partner.body(Operation::Query, &command)).unwrap();
             assert!(body.contains("CHECK"), "{name}: {body}");
