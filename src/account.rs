@@ -50,7 +50,6 @@ pub struct Account {
     /// When the provider last took a call of ours as rightly ours, in milliseconds.
     pub accepted_at: Arc<AtomicI64>,
     line: RwLock<Arc<Line>>,
-    tokens: Tokens,
     claims: Arc<Claims>,
     pace: Option<Pace>,
     seen: Mutex<Seen>,
@@ -65,12 +64,14 @@ struct Line {
     partner: Arc<Partner>,
     options: client::Options,
     client: Client,
+    /// Made with these keys.
+    tokens: Tokens,
 }
 
 impl Line {
     fn new(settings: &settings::Account) -> Result<Arc<Self>, String> {
         let (partner, options) = (settings.partner.clone(), settings.client.clone());
-        Ok(Arc::new(Self { partner, client: Client::new(&options)?, options }))
+        Ok(Arc::new(Self { partner, client: Client::new(&options)?, options, tokens: Tokens::default() }))
     }
 }
 
@@ -101,7 +102,6 @@ impl Account {
             line: RwLock::new(Line::new(&settings)?),
             gate: Arc::new(Gate::new(settings.at_once(), settings.breaker, settings.state)),
             accepted_at: Arc::default(),
-            tokens: Tokens::default(),
             claims: Arc::default(),
             pace: settings.max_requests_per_second.map(Pace::new),
             seen: Mutex::default(),
@@ -131,7 +131,6 @@ impl Account {
         }
         let line = Line::new(settings)?;
         *self.line.write().unwrap_or_else(PoisonError::into_inner) = line;
-        self.tokens.drop_all().await;
         info!(account = self.settings.name, "signs and sends with new keys from now on");
         Ok(())
     }
@@ -204,10 +203,10 @@ impl Gateway for Arc<Account> {
             return sent;
         }
         let line = self.line();
-        let Line { partner, client, .. } = &*line;
+        let Line { partner, client, tokens, .. } = &*line;
         if partner.needs_token() {
             let fetched = tokio::select! {
-                fetched = self.tokens.get(partner, client, || self.turn()) => fetched,
+                fetched = tokens.get(partner, client, || self.turn()) => fetched,
                 () = self.stop.now.cancelled() => return sent,
             };
             match fetched {
@@ -240,7 +239,7 @@ impl Gateway for Arc<Account> {
     }
 
     async fn forget_token(&self, token: &SecretString) -> bool {
-        self.tokens.forget(token).await
+        self.line().tokens.forget(token).await
     }
 
     fn note_call(&self, call: &Called<'_>) {

@@ -147,7 +147,7 @@ pub async fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("{failure}");
+            tell(format_args!("{failure}"));
             ExitCode::from(failure.exit_code())
         }
     }
@@ -173,6 +173,19 @@ fn unknown_account<'a>(name: &str, known: impl Iterator<Item = &'a str> + Clone)
 /// A publisher's or provider's words for a terminal, which they must not steer.
 fn plain(text: &str) -> String {
     text.replace(char::is_control, "\u{fffd}")
+}
+
+/// A line beside the output. Where nobody reads it, the work goes on all the same.
+fn tell(line: std::fmt::Arguments<'_>) {
+    use std::io::Write;
+    drop(writeln!(std::io::stderr(), "{line}"));
+}
+
+/// JSON for a terminal, which it must not steer: it leaves the control characters beyond ASCII as they are.
+fn plain_json(json: &str) -> String {
+    let escaped = |c: char| if c.is_control() { format!("\\u{:04x}", u32::from(c)) } else { c.into() };
+    // Those of ASCII are white space between its members.
+    json.chars().map(|c| if c < '\u{7f}' { c.into() } else { escaped(c) }).collect()
 }
 
 /// A line of output, coloured only where a person reads it. False when nobody reads any more, as behind `| head`.

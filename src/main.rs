@@ -14,7 +14,16 @@ fn main() -> ExitCode {
     start()
 }
 
-#[tokio::main]
-async fn start() -> ExitCode {
-    cli::main().await
+fn start() -> ExitCode {
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("no threads to work with: {error}");
+            return ExitCode::from(69);
+        }
+    };
+    let code = runtime.block_on(cli::main());
+    // A name that is still being looked up holds up nobody's end.
+    runtime.shutdown_background();
+    code
 }

@@ -226,11 +226,10 @@ impl Settings {
     pub fn secret(source: &str) -> Result<SecretString, String> {
         let text = match source.split_once(':') {
             Some(("env", name)) => {
-                environment().remove(name).ok_or_else(|| format!("the environment variable {name} is not set"))?
+                environment().remove(name).ok_or_else(|| format!("{} is not set", raw::variable(name)))?
             }
-            Some(("file", path)) => {
-                std::fs::read_to_string(path).map_err(|e| format!("the file {path} cannot be read: {e}"))?
-            }
+            Some(("file", path)) => std::fs::read_to_string(path)
+                .map_err(|e| format!("{} cannot be read: {e}", raw::file(path.as_ref())))?,
             _ => return Err("write env:NAME or file:PATH: a secret does not stand on a command line".into()),
         };
         // An editor ends a file with a new line, which is no part of a secret.

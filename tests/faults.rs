@@ -4,7 +4,6 @@
 #[path = "faults/books.rs"]
 mod books;
 #[path = "wire/certs.rs"]
-#[allow(dead_code, reason = "shared with the tests of TLS")]
 mod certs;
 #[path = "faults/impostor.rs"]
 mod impostor;

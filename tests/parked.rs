@@ -242,6 +242,10 @@ async fn a_replay_that_is_killed_half_way_loses_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_discarded_is_asked_for_and_shown() {
     let (place, client) = with_some_parked().await;
+    for digest in ["", "#", "abc", "xyz12345"] {
+        let ran = ran(&place, &["discard", "--yes", "--digest", digest]).await;
+        assert!(ran.code == 64 && ran.said.contains("hexadecimal"), "{digest:?}: {}", ran.said);
+    }
     let unasked = ran(&place, &["discard", "--all"]).await;
     assert!(unasked.code == 64 && unasked.said.contains("--yes"), "{}", unasked.said);
     for nothing_chosen in [&["discard", "--yes"][..], &["replay"]] {

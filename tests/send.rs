@@ -165,4 +165,17 @@ async fn a_line_is_sent_as_it_came_and_what_nobody_sees_is_not_said_to_be_well()
     let ran = fed(place.command(&["send", "--stdin", "--wait"]), lines([steering].into_iter())).await;
     assert!(!ran.out.contains('\u{1b}') && !ran.out.contains("\nforged"), "{:?}", ran.out);
     assert!(ran.out.contains("forged"), "{:?}", ran.out);
+
+    // An event of what cannot be read names no job, and is known all the same.
+    for unread in [
+        r#"{"account":"bnc","jobId":"order 1","originalReferenceNo":"R-5","reason":"x"}"#,
+        r#"{"account":"bnc","jobId":"huge","originalReferenceNo":"R-6","reason":"x","metadata":{"n":1e400}}"#,
+    ] {
+        let ran = fed(place.command(&["send", "--stdin", "--wait", "--timeout-s", "20"]), format!("{unread}\n")).await;
+        assert!(ran.code == 1 && ran.out.contains("invalid"), "{unread}: {} {} {}", ran.code, ran.out, ran.said);
+    }
+    // Nor is it ended in the middle by nobody's reading what it says beside its output.
+    let mut unheard = place.command(&["send", "--account", "bnc", "--reference", "R-7", "--wait"]);
+    unheard.stderr(full()).stdout(Stdio::null());
+    assert_eq!(tokio::task::block_in_place(|| unheard.status()).unwrap().code(), Some(0));
 }

@@ -22,9 +22,17 @@ fn base() -> tempfile::TempDir {
         std::fs::write(keys.join(name), &key).unwrap();
     }
     let pem = |label: &str| format!("-----BEGIN {label}-----\nAAAA\n-----END {label}-----\n");
-    for (name, text) in
-        [("certificate.pem", pem("CERTIFICATE")), ("public.pem", pem("PUBLIC KEY")), ("empty.pem", String::new())]
-    {
+    let params = rcgen::CertificateParams::new(["settings.example".to_owned()]).unwrap();
+    let own = rcgen::KeyPair::from_pem(std::str::from_utf8(&key).unwrap()).unwrap();
+    let certificate = params.self_signed(&own).unwrap().pem();
+    let others = params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap().pem();
+    for (name, text) in [
+        ("certificate.pem", certificate),
+        ("others.pem", others),
+        ("damaged.pem", pem("CERTIFICATE")),
+        ("public.pem", pem("PUBLIC KEY")),
+        ("empty.pem", String::new()),
+    ] {
         std::fs::write(keys.join(name), text).unwrap();
     }
     std::fs::write(base.path().join("broken-profile.toml"), BROKEN_PROFILE).unwrap();

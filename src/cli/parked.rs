@@ -3,7 +3,7 @@
 mod queue;
 mod table;
 
-use super::{Failure, broker::Broker, print};
+use super::{Failure, broker::Broker, plain_json, print, tell};
 use crate::{
     amqp::{headers, outbox::in_bucket},
     message::Message,
@@ -104,7 +104,7 @@ struct Which {
     #[arg(long, value_parser = parked_causes(), hide_possible_values = true)]
     cause: Option<String>,
     /// The one whose SHA-256 begins so: for those that have no readable job id.
-    #[arg(long, value_name = "HEX")]
+    #[arg(long, value_name = "HEX", value_parser = digest)]
     digest: Option<String>,
 }
 
@@ -127,9 +127,7 @@ impl Which {
         is(&self.job, parked.job_id.as_deref())
             && is(&self.account, Some(&parked.account))
             && is(&self.cause, parked.cause.map(Cause::name))
-            && self.digest.as_ref().is_none_or(|wanted| {
-                parked.command_digest.starts_with(&wanted.trim_start_matches('#').to_ascii_lowercase())
-            })
+            && self.digest.as_ref().is_none_or(|wanted| parked.command_digest.starts_with(wanted))
     }
 
     /// Whether a replay leaves it: by account alone nobody means what wants a look first.
@@ -164,7 +162,7 @@ async fn list(mut queue: Queue<'_>, which: &Which, json: bool, what_of_them: &st
         }
         if !json {
             found.push(parked);
-        } else if !print(&serde_json::to_string(&parked).expect("texts and numbers are JSON"))? {
+        } else if !print(&plain_json(&serde_json::to_string(&parked).expect("texts and numbers are JSON")))? {
             queue.enough();
         }
     }
@@ -226,19 +224,19 @@ async fn replay(
     if dry_run {
         print(&table::of(&would_be, "would be replayed"))?;
     } else {
-        eprintln!("{} replayed", commands(replay.replayed));
+        tell(format_args!("{} replayed", commands(replay.replayed)));
     }
     if replay.refused > 0 {
         left.insert("the broker refused its copy (does a policy limit the retry buckets?)".into(), replay.refused);
     }
     if spared > 0 {
-        eprintln!(
+        tell(format_args!(
             "{} left, as each wants a look first: see parked list; --cause or --job replays it",
             commands(spared)
-        );
+        ));
     }
     for (why, count) in &left {
-        eprintln!("{} left: {why}", commands(*count));
+        tell(format_args!("{} left: {why}", commands(*count)));
     }
     let given_back = queue.give_back().await;
     ended?;
@@ -286,7 +284,7 @@ impl Replay<'_> {
             queue.take_out(&acker).await?;
             self.replayed += 1;
             if self.replayed.is_multiple_of(TELL_EVERY) {
-                eprintln!("{} replayed …", self.replayed);
+                tell(format_args!("{} replayed …", self.replayed));
             }
         }
         Ok(())
@@ -323,7 +321,7 @@ async fn discard(mut queue: Queue<'_>, which: &Which, yes: bool) -> Result<(), F
     .await;
     let given_back = queue.give_back().await;
     if !found.is_empty() {
-        eprintln!("{} discarded", commands(discarded));
+        tell(format_args!("{} discarded", commands(discarded)));
     }
     ended?;
     given_back?;
@@ -339,7 +337,7 @@ fn ask(question: &str) -> bool {
 }
 
 fn whole(parked: &Parked, message: &Message) -> String {
-    serde_json::to_string_pretty(&Whole::new(parked, message)).expect("texts and numbers are JSON")
+    plain_json(&serde_json::to_string_pretty(&Whole::new(parked, message)).expect("texts and numbers are JSON"))
 }
 
 fn commands(count: u64) -> String {
@@ -350,6 +348,16 @@ fn some_of(found: u64) -> Result<(), Failure> {
     match found {
         0 => Err(Failure::No("none of the parked commands is meant by that; `parked list` shows them".into())),
         _ => Ok(()),
+    }
+}
+
+fn digest(text: &str) -> Result<String, String> {
+    let digits = text.strip_prefix('#').unwrap_or(text).to_ascii_lowercase();
+    let is_hex = digits.bytes().all(|digit| digit.is_ascii_hexdigit());
+    if is_hex && (8..=64).contains(&digits.len()) {
+        Ok(digits)
+    } else {
+        Err("write 8 to 64 of its hexadecimal digits".into())
     }
 }
 

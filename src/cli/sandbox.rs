@@ -1,6 +1,6 @@
 //! `sandbox`: plays the providers of all accounts of the settings.
 
-use super::{Failure, print};
+use super::{Failure, print, tell};
 use crate::{
     sandbox::{self, Faults, Options, Unknown},
     settings::{Log, LogFormat, Settings},
@@ -61,10 +61,10 @@ pub async fn run(config: Option<&Path>, arguments: Arguments) -> Result<(), Fail
         let base_url = format!("http://{}/{}", arguments.listen, account.name);
         print(&format!("{} speaks as {} at {base_url}", account.name, account.partner.profile.title))?;
         if account.partner.base_url != base_url {
-            eprintln!(
+            tell(format_args!(
                 "note: the settings send {} elsewhere; set its base_url to {base_url} to use the sandbox",
                 account.name
-            );
+            ));
         }
     }
     print(&format!("what reached it: http://{}/_sandbox and /_sandbox/transactions", arguments.listen))?;

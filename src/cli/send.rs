@@ -3,7 +3,7 @@
 use super::{
     Failure,
     broker::{self, Broker},
-    print, unknown_account,
+    plain_json, print, tell, unknown_account,
 };
 use crate::{
     command::json::{self, Members},
@@ -16,6 +16,7 @@ use lapin::{
     options::{BasicPublishOptions, ConfirmSelectOptions},
 };
 use serde_json::{Map, Value, json, value::RawValue};
+use sha2::{Digest, Sha256};
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     io::{BufRead, IsTerminal},
@@ -129,7 +130,7 @@ pub async fn run(config: Option<&Path>, arguments: Arguments) -> Result<(), Fail
     let broker = Broker::reach(config, arguments.prefix.as_deref(), "send").await?;
     for account in commands.iter().map(|command| &command.account).collect::<BTreeSet<_>>() {
         if !broker.accounts.is_empty() && !broker.accounts.contains(account) {
-            eprintln!("note: {}", unknown_account(account, broker.accounts.iter().map(String::as_str)));
+            tell(format_args!("note: {}", unknown_account(account, broker.accounts.iter().map(String::as_str))));
         }
     }
     let results = match arguments.wait {
@@ -142,18 +143,18 @@ pub async fn run(config: Option<&Path>, arguments: Arguments) -> Result<(), Fail
     };
     let mut waiting: BTreeMap<String, usize> = BTreeMap::new();
     for command in &commands {
-        *waiting.entry(command.job_id.clone()).or_default() += 1;
+        *waiting.entry(hex::encode(Sha256::digest(&command.body))).or_default() += 1;
     }
     let begun = Instant::now();
     publish(&broker, &commands).await?;
-    eprintln!("{} confirmed by the broker{}", counted(commands.len(), "command"), rate(commands.len(), begun));
+    tell(format_args!("{} confirmed by the broker{}", counted(commands.len(), "command"), rate(commands.len(), begun)));
     let Some(results) = results else { return Ok(()) };
     let mut tally = Tally { waiting, total: commands.len(), ..Tally::default() };
     let limit = Duration::from_secs(arguments.timeout_s);
     let ended = tokio::time::timeout(limit, tally.fill(results, arguments.json, begun)).await;
     let summary = tally.summary(begun);
     match arguments.json {
-        true => eprintln!("{summary}"),
+        true => tell(format_args!("{summary}")),
         false => drop(print(&summary)?),
     }
     match ended {
@@ -196,7 +197,7 @@ async fn publish(broker: &Broker, commands: &[Outgoing]) -> Result<(), Failure> 
 /// What has become of the commands so far.
 #[derive(Default)]
 struct Tally {
-    /// By job: results to come. A command that was published twice has two.
+    /// By the digest of a command, which the event of a faulty one has, too: results to come. One that was published twice has two.
     waiting: BTreeMap<String, usize>,
     total: usize,
     endings: BTreeMap<(String, String), usize>,
@@ -213,16 +214,16 @@ impl Tally {
             let data = delivery?.data;
             let event: Value = serde_json::from_slice(&data).unwrap_or_default();
             let text = |field: &str| event["data"][field].as_str().unwrap_or("-").to_owned();
-            let job = text("jobId");
-            let Some(left) = self.waiting.get_mut(&job) else { continue };
+            let digest = text("commandDigest");
+            let Some(left) = self.waiting.get_mut(&digest) else { continue };
             *left -= 1;
             if *left == 0 {
-                self.waiting.remove(&job);
+                self.waiting.remove(&digest);
             }
             seen += 1;
             *self.endings.entry((text("outcome"), text("cause"))).or_default() += 1;
             let goes_on = match json {
-                true => print(&String::from_utf8_lossy(&data))?,
+                true => print(&plain_json(&String::from_utf8_lossy(&data)))?,
                 false => print(&format!("[{seen:>4}/{}] {}", self.total, broker::line(&event)))?,
             };
             if !goes_on && !self.waiting.is_empty() {
@@ -231,7 +232,7 @@ impl Tally {
             }
             // Where the results themselves are on the screen, they are progress enough.
             if told.elapsed() > PROGRESS && !std::io::stdout().is_terminal() {
-                eprintln!("{seen} of {} results{}", self.total, rate(seen, begun));
+                tell(format_args!("{seen} of {} results{}", self.total, rate(seen, begun)));
                 told = Instant::now();
             }
         }

@@ -3,7 +3,7 @@
 use super::{
     Failure,
     broker::{self, Broker},
-    print,
+    plain_json, print, tell,
 };
 use crate::outcome::Outcome;
 use chrono::{DateTime, TimeDelta, Utc};
@@ -89,7 +89,7 @@ pub async fn run(config: Option<&Path>, arguments: Arguments) -> Result<(), Fail
             return Err(Failure::Unavailable("the connection is lost".into()));
         }
         let Ok(event) = serde_json::from_slice::<Value>(&delivery.data) else {
-            eprintln!("a message of {} bytes that is no event", delivery.data.len());
+            tell(format_args!("a message of {} bytes that is no event", delivery.data.len()));
             continue;
         };
         if since.is_some() && arguments.idle_s.is_some() && is_of_later(&event) {
@@ -101,7 +101,7 @@ pub async fn run(config: Option<&Path>, arguments: Arguments) -> Result<(), Fail
         }
         (left, told) = (left - 1, told + 1);
         let line =
-            if arguments.json { String::from_utf8_lossy(&delivery.data).into_owned() } else { broker::line(&event) };
+            if arguments.json { plain_json(&String::from_utf8_lossy(&delivery.data)) } else { broker::line(&event) };
         if !print(&line)? {
             return Ok(());
         }

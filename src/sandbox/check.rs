@@ -122,7 +122,9 @@ pub fn fields(partner: &Partner, operation: Operation, body: Option<&Map<String,
                 self::field(field, body)?;
             }
             let named = references(partner, operation, body);
-            if named.reference.is_none() && named.partner_reference.is_none() {
+            let external_id = value_of(partner, operation, body, CommandField::OriginalExternalId);
+            let names_call = external_id.and_then(Value::as_str).is_some_and(|id| !id.is_empty());
+            if named.reference.is_none() && named.partner_reference.is_none() && !names_call {
                 return Err(Refusal::missing(CommandField::OriginalReferenceNo.name()));
             }
             Ok(())

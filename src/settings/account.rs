@@ -55,6 +55,7 @@ impl Reader<'_> {
             identity: self.identity(&section, raw.cert_file.as_ref(), raw.key_file.as_ref()),
             send_traceparent: raw.send_traceparent,
         };
+        self.certificates(&section, &client);
         let breaker = self.breaker(&section, &raw.breaker);
         let policy = self.policy(&section, retry, &raw.retry);
         let profile = profile?;
@@ -161,13 +162,18 @@ impl Reader<'_> {
     fn query_route(&mut self, section: &str, raw: &RawAccount, profile: &Profile) -> Option<Route> {
         let own = [("query_path", &raw.query_path), ("query_signed_path", &raw.query_signed_path)];
         let Some(call) = &profile.query else {
-            if raw.query_path.is_some() {
+            for (key, _) in own.iter().filter(|(_, path)| path.is_some()) {
                 let reason = "the profile says nothing of a query; add a [query] section to it";
-                self.problem(&format!("{section}.query_path"), reason);
+                self.problem(&format!("{section}.{key}"), reason);
             }
             return None;
         };
-        self.route(section, own, [&call.path, &call.signed_path])
+        let route = self.route(section, own, [&call.path, &call.signed_path]);
+        if route.is_none() && raw.query_path.is_none() && raw.query_signed_path.is_some() {
+            let reason = "needs query_path beside it: where the query is sent to";
+            self.problem(&format!("{section}.query_signed_path"), reason);
+        }
+        route
     }
 
     /// What stands in for fields that a command leaves out must fit into them.

@@ -1,10 +1,13 @@
 //! What the settings name: files, variables, certificates and keys.
 
 use super::{
-    raw::{SecretSource, Text},
+    raw::{self, SecretSource, Text},
     reader::Reader,
 };
-use crate::snap::key::PrivateKey;
+use crate::snap::{
+    client::{self, Client},
+    key::PrivateKey,
+};
 use secrecy::{ExposeSecret, SecretString};
 use std::path::PathBuf;
 
@@ -39,6 +42,27 @@ impl Reader<'_> {
                 }
                 None
             }
+        }
+    }
+
+    /// Whether a connection can be made with these certificates.
+    pub fn certificates(&mut self, section: &str, options: &client::Options) {
+        if options.ca.is_none() && options.identity.is_none() {
+            return;
+        }
+        let of_certificates = client::Options {
+            ca: options.ca.clone(),
+            identity: options.identity.clone(),
+            ..client::Options::default()
+        };
+        if let Err(error) = Client::new(&of_certificates) {
+            let key = if error.contains("look at ca_file)") || error.starts_with("ca_file") {
+                "ca_file"
+            } else {
+                "cert_file"
+            };
+            let reason = error.strip_prefix(client::CANNOT_BE_SET_UP).unwrap_or(&error);
+            self.problem(&format!("{section}.{key}"), format!("no connection can be made with it: {reason}"));
         }
     }
 
@@ -108,7 +132,7 @@ impl Reader<'_> {
             SecretSource::Env(name) => match self.environment.get(name) {
                 Some(value) => Some(value.clone().into_bytes()),
                 None => {
-                    self.problem(key, format!("the environment variable {name} is not set"));
+                    self.problem(key, format!("{} is not set", raw::variable(name)));
                     None
                 }
             },
@@ -118,7 +142,7 @@ impl Reader<'_> {
 
     pub fn file(&mut self, key: &str, path: &PathBuf) -> Option<Vec<u8>> {
         std::fs::read(self.base.join(path))
-            .map_err(|e| self.problem(key, format!("the file {} cannot be read: {e}", path.display())))
+            .map_err(|e| self.problem(key, format!("{} cannot be read: {e}", raw::file(path))))
             .ok()
     }
 }

@@ -11,7 +11,7 @@ use super::{
     OVERRIDE_PREFIX,
     mistakes::{Mistakes, Place, shown},
     names,
-    raw::{Raw, SECRETS},
+    raw::{self, Raw, SECRETS},
     syntax,
 };
 use serde::Deserialize;
@@ -142,7 +142,10 @@ impl<'a> Form<'a> {
         // told for a text only.
         let variable = self.overriding(value.span().start);
         let is_name = ["wanted ", "expected table", "unknown variant"].iter().any(|begin| message.starts_with(begin));
-        let is_override = variable.is_some() && !is_table && matches!(expected, "a string" | "path string");
+        let wants_text = matches!(expected, "a string" | "path string")
+            || message.starts_with("wanted ")
+            || message.starts_with(raw::TEXT_WANTED);
+        let is_override = variable.is_some() && !is_table && wants_text;
         if !is_text && (is_name || is_override) {
             let nothing = || Spanned::new(value.span(), DeValue::String("".into()));
             let plain = variable.filter(|_| is_override).map_or_else(nothing, Override::plain);

@@ -2,7 +2,10 @@
 
 use crate::snap::{client::MinTls, profile::SigningMode};
 use serde::{Deserialize, Deserializer, de};
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 use toml::Value;
 
 /// Nothing in it is required here, so that whatever serde refuses is something that stands in the file.
@@ -249,9 +252,27 @@ impl SecretSource {
     /// The place, for an error about what is in it.
     pub fn name(&self) -> String {
         match self {
-            Self::Env(name) => format!("the environment variable {name}"),
-            Self::File(path) => format!("the file {}", path.display()),
+            Self::Env(name) => variable(name),
+            Self::File(path) => file(path),
         }
+    }
+}
+
+/// A variable that is named; not, where this may be the secret itself.
+pub fn variable(name: &str) -> String {
+    let is_name = name.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_');
+    match is_name && name.len() <= 100 {
+        true => format!("the environment variable {name}"),
+        false => "the environment variable (what stands there is not shown: it may be the secret itself)".into(),
+    }
+}
+
+/// A file that is named; not, where this may be what should be in it.
+pub fn file(path: &Path) -> String {
+    let path = path.display().to_string();
+    match path.len() <= 255 && !path.contains("-----") && !path.contains(char::is_control) {
+        true => format!("the file {path}"),
+        false => "the file (what stands there is not shown: it may be what should stand in it)".into(),
     }
 }
 
@@ -302,6 +323,9 @@ fn kind(value: &Value) -> &'static str {
     }
 }
 
+/// How an error begins that tells of something else where a text should be.
+pub const TEXT_WANTED: &str = "must be a text in quotes";
+
 /// A text that may stand in the settings or elsewhere.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Text {
@@ -314,9 +338,7 @@ impl<'de> Deserialize<'de> for Text {
         match Value::deserialize(deserializer)? {
             Value::String(text) => Ok(Self::Plain(text)),
             table @ Value::Table(_) => SecretSource::from_value(table).map(Self::From).map_err(de::Error::custom),
-            other => {
-                Err(de::Error::custom(format!("must be a text in quotes, or {}; found {}", &GIVE[5..], kind(&other))))
-            }
+            other => Err(de::Error::custom(format!("{TEXT_WANTED}, or {}; found {}", &GIVE[5..], kind(&other)))),
         }
     }
 }

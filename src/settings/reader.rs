@@ -9,6 +9,7 @@ use super::{
     names,
     raw::{Raw, RawAccount, RawAmqp, RawAmqpTls, RawResultsLog, RawRetry},
 };
+use crate::snap::client;
 use lapin::uri::{AMQPScheme, AMQPUri};
 use secrecy::ExposeSecret;
 use std::{collections::BTreeMap, net::SocketAddr, path::Path, sync::Arc, time::Duration};
@@ -181,6 +182,9 @@ impl<'a> Reader<'a> {
     fn amqp_tls(&mut self, raw: RawAmqpTls) -> AmqpTls {
         let ca = raw.ca_file.and_then(|path| self.pem("amqp.tls.ca_file", &path, Pem::Certificate));
         let client = self.identity("amqp.tls", raw.cert_file.as_ref(), raw.key_file.as_ref());
+        let options = client::Options { ca, identity: client, ..client::Options::default() };
+        self.certificates("amqp.tls", &options);
+        let client::Options { ca, identity: client, .. } = options;
         AmqpTls { ca: ca.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()), client }
     }
 

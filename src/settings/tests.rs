@@ -3,7 +3,11 @@ use super::*;
 const KEY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/vectors/midtrans-public-sample-key.pem");
 
 fn environment(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
-    let usual = [("AMQP_URL", "amqp://guest:guest@127.0.0.1:5672/%2f"), ("SECRET", "hunter2")];
+    let usual = [
+        ("AMQP_URL", "amqp://guest:guest@127.0.0.1:5672/%2f"),
+        ("IPV6_URL", "amqps://guest:hunter2@[2001:db8::5]:5671"),
+        ("SECRET", "hunter2"),
+    ];
     usual.iter().chain(pairs).map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
 }
 
@@ -82,6 +86,9 @@ fn the_environment_overrides_any_key() {
         ("QRIS_CANCEL__RETRY__MAX_ATTEMPTS", "5"),
         ("QRIS_CANCEL__AMQP__PREFIX", "team.cancel"),
         ("QRIS_CANCEL__ACCOUNTS__IFORTEPAY__MAX_IN_FLIGHT", "7"),
+        // Texts all the same.
+        ("QRIS_CANCEL__ACCOUNTS__IFORTEPAY__MIN_TLS", "1.2"),
+        ("QRIS_CANCEL__ACCOUNTS__IFORTEPAY__CLIENT_KEY", "1234567890"),
         ("QRIS_CANCEL__ACCOUNTS__IFORTEPAY__RETRY__INITIAL_MS", "250"),
         ("QRIS_CANCEL__RESULTS_LOG__ENABLED", "false"),
     ];
@@ -112,6 +119,7 @@ fn each_mistake_is_named_with_its_place() {
         ),
         ("{ env = \"AMQP_URL\" }", "{ env = \"NOPE\" }", &["worker.toml:3", "amqp.url", "NOPE is not set"]),
         ("{ env = \"AMQP_URL\" }", "{ env = \"SECRET\" }", &["amqp.url", "no AMQP address"]),
+        ("{ env = \"AMQP_URL\" }", "{ env = \"IPV6_URL\" }", &["amqp.url", "IPv6", "give the broker a name"]),
         ("profile = \"ifortepay\"", "profile = \"ifortpay\"", &["worker.toml:6", "no built-in profile", "bnc"]),
         ("profile = \"ifortepay\"", "profile = \"./no.toml\"", &["accounts.ifortepay.profile", "cannot be read"]),
         ("https://api-stage.ifortepay.id/", "http://api-stage.ifortepay.id", &["worker.toml:7", "must be https"]),

@@ -29,6 +29,9 @@ const MAX_HEAD: usize = 256 * 1024;
 /// A Retry-After longer than this is taken as this.
 const RETRY_AFTER_CAP: Duration = Duration::from_secs(3600);
 
+/// How an error begins where certificates do not fit, or the system has none.
+pub const CANNOT_BE_SET_UP: &str = "the HTTP client cannot be set up: ";
+
 /// How to reach a provider.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -131,7 +134,7 @@ impl Client {
                 (None, Some(_)) => " (look at cert_file and key_file)",
                 (Some(_), Some(_)) => " (look at ca_file, cert_file and key_file)",
             };
-            format!("the HTTP client cannot be set up: {}{suspects}", chain_of(&e))
+            format!("{CANNOT_BE_SET_UP}{}{suspects}", chain_of(&e))
         })?;
         let &Options { timeout, min_tls, send_traceparent, .. } = options;
         Ok(Self { http, timeout, min_tls, send_traceparent })
@@ -176,8 +179,10 @@ impl Client {
         let mut response = call.body(reqwest::Body::wrap(body)).send().await.map_err(failed)?;
         let http_status = response.status().as_u16();
         let retry_after = response.headers().get(header::RETRY_AFTER).and_then(|value| value.to_str().ok());
-        let retry_after = retry_after.and_then(|value| response::retry_after(value, Utc::now(), RETRY_AFTER_CAP));
         let date = date(response.headers());
+        // A date is one by the provider's clock.
+        let now = date.unwrap_or_else(Utc::now);
+        let retry_after = retry_after.and_then(|value| response::retry_after(value, now, RETRY_AFTER_CAP));
         let mut body = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(failed)? {
             if body.len() + chunk.len() > MAX_BODY {

@@ -1,7 +1,7 @@
 //! RSA private keys as people have them: PKCS#8 or PKCS#1, PEM or DER, with Windows line ends, with `\n` written out as
 //! two characters by an environment file, or as bare base64 with the header lines lost.
 
-use aws_lc_rs::{rand::SystemRandom, signature};
+use aws_lc_rs::{error::KeyRejected, rand::SystemRandom, signature};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use sha2::{Digest, Sha256};
 
@@ -27,8 +27,8 @@ pub enum KeyError {
     EllipticCurve,
     #[error("this is no RSA private key in PKCS#8 or PKCS#1 form, PEM or DER")]
     NotRsa,
-    #[error("RSA keys of 2048 to 8192 bits are supported, and this one has {0}")]
-    Size(usize),
+    #[error("RSA keys of 2048 to 8192 bits are supported, and this one has more or fewer")]
+    Size,
 }
 
 impl PrivateKey {
@@ -74,15 +74,13 @@ impl PrivateKey {
         // DER of 1.2.840.113549.1.5.13, PBES2: a passphrase-protected PKCS#8.
         const ID_PBES2: [u8; 11] = [0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x05, 0x0d];
         let holds = |id: &[u8]| der.windows(id.len()).take(64).any(|window| window == id);
-        let key = signature::RsaKeyPair::from_pkcs8(der).or_else(|_| signature::RsaKeyPair::from_der(der));
-        match key {
-            Ok(key) => match key.public_modulus_len() * 8 {
-                2048..=8192 => Ok(Self(key)),
-                bits => Err(KeyError::Size(bits)),
-            },
-            Err(_) if holds(&ID_EC) => Err(KeyError::EllipticCurve),
-            Err(_) if holds(&ID_PBES2) => Err(KeyError::Encrypted),
-            Err(_) => Err(KeyError::NotRsa),
+        let is_size = |rejected: &KeyRejected| ["TooSmall", "TooLarge"].contains(&rejected.to_string().as_str());
+        match (signature::RsaKeyPair::from_pkcs8(der), signature::RsaKeyPair::from_der(der)) {
+            (Ok(key), _) | (_, Ok(key)) => Ok(Self(key)),
+            (Err(one), Err(other)) if is_size(&one) || is_size(&other) => Err(KeyError::Size),
+            _ if holds(&ID_EC) => Err(KeyError::EllipticCurve),
+            _ if holds(&ID_PBES2) => Err(KeyError::Encrypted),
+            _ => Err(KeyError::NotRsa),
         }
     }
 
@@ -173,6 +171,7 @@ mod tests {
         assert_eq!(error(&pem("PRIVATE KEY", "AAAA")), KeyError::NotRsa);
         assert_eq!(error(b"-----BEGIN PRIVATE KEY-----\nAAAA"), KeyError::NotRsa);
         assert_eq!(error(b"hunter2"), KeyError::NotRsa);
+        assert_eq!(error(include_bytes!("../../tests/vectors/too-small-key.pem")), KeyError::Size);
         assert_eq!(error(&[0x30, 0x82, 0xff, 0x00, 0x80]), KeyError::NotRsa);
     }
 

@@ -131,6 +131,9 @@ impl Partner {
                 }
             }
         }
+        if self.needs_token() && self.ids.client_key.is_none() && !lacks.iter().any(|(name, _)| *name == "client_key") {
+            lacks.push(("client_key", format!("{title}'s token call is signed with it")));
+        }
         if self.mode == SigningMode::Symmetric && self.client_secret.is_none() {
             lacks.push(("client_secret", format!("{title}'s symmetric signatures are made with it")));
         }

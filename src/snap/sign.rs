@@ -29,19 +29,37 @@ pub fn body_hash(body: &[u8], encoding: Encoding) -> String {
     encode(&Sha256::digest(body), encoding)
 }
 
-/// JSON with its texts escaped as PHP's `json_encode` does. What is escaped already stays.
+/// JSON with its texts escaped as PHP's `json_encode` does, however they were escaped before.
 pub fn php_escaped(json: &str) -> String {
     let mut out = String::with_capacity(json.len());
     let mut chars = json.chars();
     while let Some(c) = chars.next() {
         match c {
-            '\\' => out.extend([Some(c), chars.next()].into_iter().flatten()),
+            '\\' => match chars.next() {
+                Some('u') => push_unit(&mut out, &chars.by_ref().take(4).collect::<String>()),
+                second => out.extend([Some(c), second].into_iter().flatten()),
+            },
             '/' => out.push_str("\\/"),
             c if c.is_ascii() => out.push(c),
             c => push_escape(&mut out, c),
         }
     }
     out
+}
+
+/// What was written as `\u` and these digits.
+fn push_unit(out: &mut String, digits: &str) {
+    let unit = u16::from_str_radix(digits, 16);
+    match unit.ok().and_then(|unit| u8::try_from(unit).ok()).map(char::from) {
+        Some('\u{8}') => out.push_str("\\b"),
+        Some('\t') => out.push_str("\\t"),
+        Some('\n') => out.push_str("\\n"),
+        Some('\u{c}') => out.push_str("\\f"),
+        Some('\r') => out.push_str("\\r"),
+        Some(c @ ('"' | '\\' | '/')) => out.extend(['\\', c]),
+        Some(c @ ' '..='\u{7f}') => out.push(c),
+        _ => out.extend(["\\u", &digits.to_ascii_lowercase()]),
+    }
 }
 
 /// `\u…`, two of them beyond the basic plane.

@@ -133,13 +133,6 @@ impl Tokens {
         }
     }
 
-    /// Drops the token, and what is known of failed fetches.
-    pub async fn drop_all(&self) {
-        let mut state = self.state.lock().await;
-        (state.held, state.failed, state.failures) = (None, None, 0);
-        state.pauses.reset();
-    }
-
     /// Drops the token that a call was made with; false if it was dropped before.
     pub async fn forget(&self, used: &SecretString) -> bool {
         use secrecy::ExposeSecret;

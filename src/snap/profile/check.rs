@@ -52,9 +52,31 @@ fn headers(profile: &Profile) -> Result<(), Mistake> {
         if name.is_empty() || !name.bytes().all(is_tchar) {
             return Err((section, format!("{name:?} is no name of a header")));
         }
+        if SET_BY_HTTP.iter().any(|set| name.eq_ignore_ascii_case(set)) {
+            return Err((
+                section,
+                format!("{name} is set by the worker itself, and would be sent twice; leave it out"),
+            ));
+        }
+    }
+    let tables =
+        [("[headers]", Some(&profile.headers)), ("[token", profile.token.as_ref().map(|token| &token.headers))];
+    for (section, headers) in tables.into_iter().filter_map(|(section, headers)| Some((section, headers?))) {
+        let mut names: Vec<_> = headers.keys().map(|name| name.to_ascii_lowercase()).collect();
+        names.sort_unstable();
+        if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
+            return Err((
+                section,
+                format!("the header {} stands there twice: upper and lower case are the same", twice[0]),
+            ));
+        }
     }
     Ok(())
 }
+
+/// Headers that a request has in any case.
+const SET_BY_HTTP: [&str; 7] =
+    ["content-type", "content-length", "host", "transfer-encoding", "connection", "traceparent", "tracestate"];
 
 fn fields(profile: &Profile) -> Result<(), Mistake> {
     let once = |section, fields: &[Field]| {

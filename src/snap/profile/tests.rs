@@ -95,6 +95,8 @@ const BROKEN: &[(&str, &str, &str, &str)] = &[
     ("\"{channel_id}\"", "\"{channel_id\"", "{channel_id", "a { has no }"),
     ("\"2.1\"", "\"2.1\\n\"", "2.1\\n", "only printable ASCII can be sent"),
     ("\"X-Channel\"", "\"X Channel\"", "[headers]", "\"X Channel\" is no name of a header"),
+    ("\"X-Channel\"", "\"content-Type\"", "[headers]", "content-Type is set by the worker itself"),
+    ("\"X-Channel\"", "\"x-request-time\"", "[headers]", "the header x-request-time stands there twice"),
     ("v2={signature};q=1", "v2", "[headers]", "no header holds {signature}"),
     ("\"X-Request-Time\" = \"{timestamp}\"\n", "", "[headers]", "no header holds {timestamp}"),
     ("\"Token {token}\"", "\"Token\"", "[headers]", "no header holds {token}"),

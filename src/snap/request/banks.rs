@@ -152,6 +152,14 @@ fn what_is_escaped_as_php_does_it_says_the_same() {
     let escaped = sign::php_escaped(text);
     assert_eq!(escaped, r#"{"a\/b":"\u00e9\u6f22\ud83d\ude00\/\\\/\"\/\u00e9","n":[1,"x"]}"#);
     assert_eq!(sign::php_escaped(&escaped), escaped);
+    // However a publisher's library has escaped it.
+    for (published, by_php) in [
+        (r#"{"note":"Toko \u0026 Co\u003d\/\u002f"}"#, r#"{"note":"Toko & Co=\/\/"}"#),
+        (r#"{"note":"\u00E9\ud83d\uDE00\u0022\u005C"}"#, r#"{"note":"\u00e9\ud83d\ude00\"\\"}"#),
+        (r#"{"note":"\u000a\u0009\u0008\u000C\u000D\u001F\n\""}"#, r#"{"note":"\n\t\b\f\r\u001f\n\""}"#),
+    ] {
+        assert_eq!(sign::php_escaped(published), by_php);
+    }
     let value = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
     assert_eq!(value(&escaped), value(text));
 }
