@@ -132,9 +132,9 @@ pub async fn main() -> ExitCode {
             Ok(settings) => check::run(&settings, arguments).await,
             Err(failure) => Err(failure),
         },
-        Command::Topology(arguments) => match settings() {
-            Ok(settings) => topology::run(&settings, arguments).await,
-            Err(failure) => Err(failure),
+        Command::Topology(arguments) => match config {
+            Some(path) => topology::run(path, arguments).await,
+            None => Err(no_settings()),
         },
         Command::Sandbox(arguments) => sandbox::run(config, arguments).await,
         Command::Send(arguments) => send::run(config, *arguments).await,

@@ -208,6 +208,22 @@ impl Settings {
         })
     }
 
+    /// Only what the broker's objects are made of: whoever makes them has no keys of banks.
+    ///
+    /// # Errors
+    /// Every problem there is.
+    pub fn load_topology(path: &Path) -> Result<(Amqp, Vec<String>, Option<ResultsLog>), SettingsError> {
+        let (text, environment) = (read_file(path)?, environment());
+        let mut reader = Reader::new(&environment, path.parent().unwrap_or(Path::new(".")));
+        let raw = reader.form(&text);
+        let read = raw.and_then(|raw| {
+            let accounts = raw.accounts.keys().cloned().collect();
+            let (amqp, log) = (reader.amqp(raw.amqp), reader.results_log(&raw.results_log));
+            Some((amqp?, accounts, log))
+        });
+        finish(&path.display().to_string(), read, reader)
+    }
+
     /// Only the accounts, for whoever needs no broker.
     ///
     /// # Errors

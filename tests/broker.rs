@@ -244,6 +244,8 @@ async fn what_no_account_takes_is_told_and_parked() {
     assert!(client.publish("Not.A.Name", &command("odd", "R2")).await);
     assert!(client.publish_raw(&names.commands(), "", b"\xff\x00", persistent()).await);
     let typo = events.of("typo", SOON).await;
+    let (properties, _) = events.all.iter().find(|(_, event)| event["data"]["jobId"] == "typo").unwrap();
+    assert_eq!(properties.correlation_id().as_ref().unwrap().as_str(), "typo", "its publisher gave no other");
     assert_eq!((&typo["data"]["cause"], &typo["data"]["account"]), (&json!("unknown_account"), &json!("ifortpay")));
     assert!(typo["data"]["violations"][0]["rule"].as_str().unwrap().contains("ifortpay"), "{typo}");
     assert_eq!(events.of("odd", SOON).await["source"], "/qris-cancel/unknown");
@@ -275,6 +277,34 @@ async fn what_no_account_takes_is_told_and_parked() {
     assert_eq!(place.get("/_sandbox/transactions").await, json!([]), "nothing reached a provider");
 }
 
+/// Hands a command back so often, as workers do that die of it.
+async fn die_of_it(client: &Client, queue: &str, times: usize) {
+    for _ in 0..times {
+        let got = client.channel.basic_get(queue.into(), BasicGetOptions::default()).await.unwrap();
+        let requeue = BasicNackOptions { requeue: true, ..Default::default() };
+        got.expect("it lies there").acker.nack(requeue).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_command_that_workers_die_of_is_given_up_by_the_brokers_count_alone() {
+    let place = Place::new(Broker::shared(), calm()).await;
+    assert!(place.command(&["topology", "declare"]).status().unwrap().success());
+    let client = place.client().await;
+    let mut events = client.collect().await;
+    let names = &client.names;
+    assert!(client.publish("bnc", &command("poison", "R1")).await);
+    die_of_it(&client, &names.commands_of("bnc"), 50).await;
+    let claims = persistent().with_headers(headers(&[("x-delivery-count", AMQPValue::LongLongInt(100))]));
+    let forged = command("forged", "R2").to_string();
+    assert!(client.publish_raw(&names.commands(), "ifortepay", forged.as_bytes(), claims).await);
+    die_of_it(&client, &names.commands_of("ifortepay"), 1).await;
+    let _worker = place.worker().await;
+    let poison = events.of("poison", SOON).await;
+    assert_eq!((&poison["data"]["cause"], &poison["data"]["callsTotal"]), (&json!("worker_crashed"), &json!(0)));
+    assert_eq!(events.of("forged", SOON).await["data"]["outcome"], "canceled");
+}
+
 #[tokio::test]
 async fn a_hostile_reply_to_disturbs_nothing_and_an_allowed_one_is_answered() {
     let place = Place::new(Broker::shared(), calm()).await;
@@ -283,12 +313,15 @@ async fn a_hostile_reply_to_disturbs_nothing_and_an_allowed_one_is_answered() {
     let mut events = client.collect().await;
     let names = client.names.clone();
     let parked_queue = names.parked();
+    let secret = format!("secret.{}", place.prefix);
+    let durable = QueueDeclareOptions { durable: true, ..Default::default() };
+    client.channel.queue_declare(secret.as_str().into(), durable, FieldTable::default()).await.unwrap();
     let hostile = [
         "amq.rabbitmq.reply-to.nonsense",
         "amq.rabbitmq.reply-to.g2gCZAA=",
         &parked_queue,
         "replies.missing",
-        "secret",
+        &secret,
         "",
         &"x".repeat(255),
     ];
@@ -300,7 +333,7 @@ async fn a_hostile_reply_to_disturbs_nothing_and_an_allowed_one_is_answered() {
     for at in 0..hostile.len() {
         assert_eq!(events.of(&format!("hostile-{at}"), SOON).await["data"]["outcome"], "canceled");
     }
-    assert_eq!(client.depth(&parked_queue).await, 0);
+    assert_eq!((client.depth(&parked_queue).await, client.depth(&secret).await), (0, 0));
 
     let options = QueueDeclareOptions { exclusive: true, ..Default::default() };
     client.channel.queue_declare("replies.mine".into(), options, FieldTable::default()).await.unwrap();

@@ -493,3 +493,25 @@ async fn nothing_is_held_while_the_broker_takes_no_messages() {
     events.wait(11, SOON).await;
     assert_eq!(told(&events, "shop", "canceled"), 11);
 }
+
+#[tokio::test]
+async fn no_cancel_begins_after_its_time_however_long_it_waited_for_its_turn() {
+    let provider = Provider::start().await;
+    let more = account("shop", &provider, "max_requests_per_second = 0.5\n[accounts.shop.retry]\nmax_attempts = 1\n");
+    let place = Place::at(Broker::shared(), "http://127.0.0.1:9", &more);
+    let _worker = place.worker().await;
+    let client = place.client().await;
+    let mut events = client.collect().await;
+    let limit = chrono::Utc::now() + chrono::TimeDelta::seconds(5);
+    let begun = Instant::now();
+    for at in 0..6 {
+        let mut command = command(&format!("job-{at}"), &format!("R{at}"));
+        command["notAfter"] = limit.to_rfc3339().into();
+        assert!(client.publish("shop", &command).await);
+    }
+    events.wait(6, SOON * 2).await;
+    let cancels: Vec<_> = provider.book().calls.iter().map(|call| call.at - begun).collect();
+    let canceled = told(&events, "shop", "canceled");
+    assert!((1..=3).contains(&canceled), "one every two seconds, for five: {cancels:?}");
+    assert_eq!((cancels.len(), told(&events, "shop", "unresolved")), (canceled, 6 - canceled));
+}

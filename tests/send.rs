@@ -179,3 +179,36 @@ async fn a_line_is_sent_as_it_came_and_what_nobody_sees_is_not_said_to_be_well()
     unheard.stderr(full()).stdout(Stdio::null());
     assert_eq!(tokio::task::block_in_place(|| unheard.status()).unwrap().code(), Some(0));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn watch_shows_what_is_asked_for_as_it_comes() {
+    let place = place().await;
+    let _worker = place.worker().await;
+    let client = place.client().await;
+    for (arguments, key, job) in [
+        (&["--account", "bnc"][..], "bnc.*", "watched-bnc"),
+        (&["--outcome", "invalid"], "*.invalid", "watched-invalid"),
+        (&["--account", "ifortepay", "--outcome", "canceled"], "ifortepay.canceled", "watched-ifortepay"),
+    ] {
+        let mut watch = place.command(&["watch", "--json", "--count", "1"]);
+        let watch = watch.args(arguments).stdout(Stdio::piped()).spawn().unwrap();
+        until("it is bound", WAIT, || {
+            Box::pin(async {
+                Broker::shared().ctl(&["list_bindings", "routing_key"]).lines().any(|bound| bound == key)
+            })
+        })
+        .await;
+        assert!(client.publish("ifortepay", &command(&format!("{job}-1"), &format!("{job}-R1"))).await);
+        assert!(client.publish("bnc", &command(&format!("{job}-2"), &format!("{job}-R2"))).await);
+        assert!(client.publish("bnc", &json!({ "jobId": format!("{job}-3") })).await);
+        let output = tokio::task::block_in_place(|| watch.wait_with_output()).unwrap();
+        let event: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let shown = (&event["data"]["account"], &event["data"]["outcome"]);
+        let right = match key {
+            "bnc.*" => shown.0 == "bnc",
+            "*.invalid" => shown.1 == "invalid",
+            _ => shown == (&json!("ifortepay"), &json!("canceled")),
+        };
+        assert!(right, "{event}");
+    }
+}

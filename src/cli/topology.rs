@@ -9,6 +9,7 @@ use crate::{
     settings::Settings,
 };
 use clap::{Args, Subcommand, ValueEnum};
+use std::path::Path;
 
 #[derive(Args)]
 #[command(after_help = "Examples:
@@ -43,9 +44,9 @@ enum Format {
     Definitions,
 }
 
-pub async fn run(settings: &Settings, arguments: Arguments) -> Result<(), Failure> {
-    let objects =
-        topology::objects(&Names::new(&settings.amqp.prefix), &settings.account_names(), settings.results_log);
+pub async fn run(config: &Path, arguments: Arguments) -> Result<(), Failure> {
+    let (amqp, accounts, results_log) = Settings::load_topology(config)?;
+    let objects = topology::objects(&Names::new(&amqp.prefix), &accounts, results_log);
     let problems = match arguments.action {
         Action::Show { format: Format::Text, .. } => {
             for object in &objects {
@@ -59,13 +60,9 @@ pub async fn run(settings: &Settings, arguments: Arguments) -> Result<(), Failur
             return print(&format!("{:#}", topology::definitions(&objects, &vhost))).map(drop);
         }
         Action::Declare => {
-            topology::declare(&connect(&settings.amqp, "topology").await?, &objects, settings.amqp.confirm_timeout)
-                .await?
+            topology::declare(&connect(&amqp, "topology").await?, &objects, amqp.confirm_timeout).await?
         }
-        Action::Verify => {
-            topology::verify(&connect(&settings.amqp, "topology").await?, &objects, settings.amqp.confirm_timeout)
-                .await?
-        }
+        Action::Verify => topology::verify(&connect(&amqp, "topology").await?, &objects, amqp.confirm_timeout).await?,
     };
     if problems.is_empty() {
         print(&format!("{} objects are as they should be", objects.len())).map(drop)
@@ -89,5 +86,20 @@ fn line(object: &Object) -> String {
         }
         Object::Queue { name, arguments } => format!("queue    {name}{}", list(arguments)),
         Object::Binding { from, to, routing_key, .. } => format!("binding  {from} -> {to} {routing_key:?}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::ResultsLog;
+    use std::time::Duration;
+
+    /// Each argument has its reason in `topology`: one that is lost must be lost on purpose.
+    #[test]
+    fn the_objects_are_these() {
+        let log = ResultsLog { max_age: Duration::from_secs(7 * 86_400), max_bytes: 1_000_000_000 };
+        let objects = topology::objects(&Names::new("qris.cancel"), &["bnc".into()], Some(log));
+        insta::assert_snapshot!(objects.iter().map(line).collect::<Vec<_>>().join("\n"));
     }
 }

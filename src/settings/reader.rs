@@ -75,7 +75,7 @@ impl<'a> Reader<'a> {
         accounts
     }
 
-    fn results_log(&mut self, raw: &RawResultsLog) -> Option<ResultsLog> {
+    pub fn results_log(&mut self, raw: &RawResultsLog) -> Option<ResultsLog> {
         for (key, is_zero) in [("max_age_h", raw.max_age_h == 0), ("max_bytes", raw.max_bytes == 0)] {
             if is_zero {
                 let reason = "must be at least 1; for no log at all set enabled = false";

@@ -117,6 +117,8 @@ fn each_mistake_is_named_with_its_place() {
             "url = \"amqp://guest:hunter2@localhost\"",
             &["worker.toml:3", "does not stand in the settings"],
         ),
+        ("[amqp]", "[amqp]\nreply_to_allow = [\"qris.cancel.parked\"]", &["amqp.reply_to_allow", "not match our own"]),
+        ("[amqp]", "[amqp]\nreply_to_allow = [\"orders.*\", \"qris.*\"]", &["amqp.reply_to_allow", "qris.*"]),
         ("{ env = \"AMQP_URL\" }", "{ env = \"NOPE\" }", &["worker.toml:3", "amqp.url", "NOPE is not set"]),
         ("{ env = \"AMQP_URL\" }", "{ env = \"SECRET\" }", &["amqp.url", "no AMQP address"]),
         ("{ env = \"AMQP_URL\" }", "{ env = \"IPV6_URL\" }", &["amqp.url", "IPv6", "give the broker a name"]),
