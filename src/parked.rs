@@ -189,3 +189,48 @@ fn to_do(cause: Cause) -> &'static str {
 fn rfc3339(time: DateTime<Utc>) -> String {
     time.to_rfc3339_opts(SecondsFormat::Secs, true)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        event::Finish,
+        message::{Origin, Properties},
+    };
+
+    #[test]
+    fn what_only_a_person_can_judge_wants_a_look_before_it_is_replayed() {
+        let parked = |cause: Option<Cause>| {
+            let at = DateTime::UNIX_EPOCH;
+            let finish =
+                |cause| Finish { cause, at, ambiguous: false, parked: true, tellings: 0, said: Default::default() };
+            Parked::new(&Message {
+                body: b"{}".to_vec(),
+                routing_key: "shop".into(),
+                origin: Origin::PastItsQueue,
+                redelivered: false,
+                delivery_count: 0,
+                properties: Properties::default(),
+                carried: Carried::Damaged,
+                parked: cause.map(finish),
+                received_at: at,
+                trace: None,
+            })
+        };
+        assert!(parked(None).wants_a_look(), "no worker has put it there");
+        let looked_at =
+            Cause::ALL.iter().filter(|cause| cause.outcome().is_parked() && parked(Some(**cause)).wants_a_look());
+        let looked_at: Vec<_> = looked_at.map(|cause| cause.name()).collect();
+        let of_publishers = [
+            "not_json",
+            "too_large",
+            "wrong_encoding",
+            "duplicate_key",
+            "unknown_field",
+            "missing_field",
+            "field_value",
+            "constant_overridden",
+        ];
+        assert_eq!(looked_at, [&of_publishers[..], &["no_query", "worker_crashed"]].concat());
+    }
+}

@@ -265,9 +265,26 @@ async fn what_is_discarded_is_asked_for_and_shown() {
     assert!(stray.code == 1 && stray.said.contains("no account \"nobody\""), "{}", stray.said);
     assert_eq!(client.depth(&client.names.parked()).await, 6);
 
+    // On a terminal (script(1) is one) it asks.
+    let asking = parked(&place, &["discard", "--job", "job-late-0"]);
+    let line: Vec<_> =
+        [asking.get_program()].into_iter().chain(asking.get_args()).map(|part| part.to_str().unwrap()).collect();
+    for (answer, left) in [("\n", 6), ("no\n", 6), ("y\n", 5)] {
+        let mut terminal = Command::new("script");
+        terminal.args(["-qec", &line.join(" "), "/dev/null"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        terminal.envs(asking.get_envs().map(|(name, value)| (name, value.unwrap())));
+        let mut terminal = terminal.spawn().unwrap();
+        let mut typed = terminal.stdin.take().unwrap();
+        std::io::Write::write_all(&mut typed, answer.as_bytes()).unwrap();
+        let output = tokio::task::block_in_place(|| terminal.wait_with_output()).unwrap();
+        let shown = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(shown.contains("Discard 1 command for good? [y/N]") && shown.contains("job-late-0"), "{shown}");
+        assert_eq!(client.depth(&client.names.parked()).await, left, "{answer:?}: {shown}");
+    }
+
     let discarded = ran(&place, &["discard", "--cause", "not_after_passed", "--yes"]).await;
-    assert_eq!((discarded.code, discarded.said.as_str()), (0, "3 commands discarded\n"));
-    for number in 0..3 {
+    assert_eq!((discarded.code, discarded.said.as_str()), (0, "2 commands discarded\n"));
+    for number in 1..3 {
         assert!(discarded.out.contains(&format!("job-late-{number}")), "{}", discarded.out);
     }
     assert_eq!(listed(&place, &[]).await.len(), 3);
