@@ -856,6 +856,35 @@ async fn a_retry_whose_bucket_is_gone_is_not_lost() {
     assert_eq!(events.of("homeless", Duration::from_secs(30)).await["data"]["outcome"], "canceled");
 }
 
+/// A message's expiration would take it out of the queue of strays, and no one would hear of it.
+#[tokio::test]
+async fn a_stray_waits_for_a_worker_however_soon_it_would_have_expired() {
+    let place = Place::new(Broker::shared(), calm()).await;
+    assert!(place.command(&["topology", "declare"]).status().unwrap().success());
+    let client = place.client().await;
+    let mut events = client.collect().await;
+    let names = &client.names;
+    let (bucket, _) = names.bucket_for(Duration::from_millis(250));
+    client.channel.queue_delete(bucket.as_str().into(), QueueDeleteOptions::default()).await.unwrap();
+    let expiring = || persistent().with_expiration("100".into());
+    for (exchange, key, job) in [
+        (names.commands(), "nobody", "unknown"),
+        // A retry whose bucket is gone; and one whose account is.
+        (bucket, "ifortepay", "homeless"),
+        (names.bucket_for(Duration::from_millis(500)).0, "nobody", "removed"),
+    ] {
+        let body = command(job, &format!("R-{job}")).to_string();
+        assert!(client.publish_raw(&exchange, key, body.as_bytes(), expiring()).await);
+    }
+    until("they are strays", SOON, || Box::pin(async { client.depth(&names.strays()).await == 3 })).await;
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    assert_eq!(client.depth(&names.strays()).await, 3, "none has expired");
+    let _worker = place.worker().await;
+    assert_eq!(events.of("unknown", SOON).await["data"]["cause"], "unknown_account");
+    assert_eq!(events.of("removed", SOON).await["data"]["cause"], "account_removed");
+    assert_eq!(events.of("homeless", SOON * 2).await["data"]["outcome"], "canceled");
+}
+
 #[tokio::test]
 async fn a_reply_that_is_not_permitted_holds_nothing_up() {
     let broker = Broker::shared();

@@ -30,10 +30,17 @@ const DIRECT_REPLY_TO: &str = "amq.rabbitmq.reply-to";
 
 /// A delivery as the pipeline sees it.
 pub fn message(delivery: &mut Delivery, names: &Names, received_at: DateTime<Utc>) -> Message {
-    let exchange = delivery.exchange.as_str();
     let empty = FieldTable::default();
     let headers = delivery.properties.headers().as_ref().unwrap_or(&empty);
-    let death = if exchange == names.strays() { latest_death(headers) } else { None };
+    // A stray has come by way of a queue where it was dead-lettered: what the broker notes of that says where it was sent to first.
+    // Of what stands below, a publisher may have written some.
+    let deaths = match delivery.exchange.as_str() == names.strays_arrived() {
+        true => deaths(headers),
+        false => vec![],
+    };
+    let first = deaths.first().and_then(|death| text(death, "exchange"));
+    let exchange = first.as_deref().unwrap_or(delivery.exchange.as_str());
+    let death = deaths.get(1).filter(|_| exchange == names.strays());
     let origin = if exchange == names.due() {
         Origin::Due
     } else if names.is_for_keeping(exchange) {
@@ -44,10 +51,8 @@ pub fn message(delivery: &mut Delivery, names: &Names, received_at: DateTime<Utc
         Origin::Published
     };
     // A copy that its publisher had made by `CC` has the key of another account: the queue that it came to says whose it is.
-    let died_in = match death.and_then(|death| header(death, "queue")) {
-        Some(Scalar::Text(queue)) => names.account_of(&queue).map(str::to_owned),
-        _ => None,
-    };
+    let died_in = death.and_then(|death| text(death, "queue"));
+    let died_in = died_in.and_then(|queue| names.account_of(&queue).map(str::to_owned));
     let delivery_count = match header(headers, "x-delivery-count") {
         Some(Scalar::Integer(count)) => u64::try_from(count).unwrap_or_default(),
         _ => 0,
@@ -69,16 +74,26 @@ pub fn message(delivery: &mut Delivery, names: &Names, received_at: DateTime<Utc
     }
 }
 
-/// The latest dead-lettering, which the broker lists first.
-fn latest_death(headers: &FieldTable) -> Option<&FieldTable> {
-    let AMQPValue::FieldArray(deaths) = headers.inner().get("x-death")? else { return None };
-    let AMQPValue::FieldTable(latest) = deaths.as_slice().first()? else { return None };
-    Some(latest)
+/// How often and where it was dead-lettered, the latest first.
+fn deaths(headers: &FieldTable) -> Vec<&FieldTable> {
+    let Some(AMQPValue::FieldArray(deaths)) = headers.inner().get("x-death") else { return vec![] };
+    let tables = deaths.as_slice().iter().map_while(|death| match death {
+        AMQPValue::FieldTable(death) => Some(death),
+        _ => None,
+    });
+    tables.collect()
+}
+
+fn text(table: &FieldTable, name: &str) -> Option<String> {
+    match header(table, name)? {
+        Scalar::Text(text) => Some(text),
+        _ => None,
+    }
 }
 
 fn dead_letter(death: &FieldTable) -> DeadLetter {
-    match header(death, "reason") {
-        Some(Scalar::Text(reason)) if reason == "expired" => DeadLetter::Expired,
+    match text(death, "reason").as_deref() {
+        Some("expired") => DeadLetter::Expired,
         _ => DeadLetter::Other,
     }
 }

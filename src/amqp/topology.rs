@@ -57,6 +57,16 @@ impl Names {
         format!("{}.strays", self.prefix)
     }
 
+    /// The queue in which a stray loses its expiration.
+    pub fn strays_arriving(&self) -> String {
+        format!("{}.strays.arriving", self.prefix)
+    }
+
+    /// The exchange through which it comes out of that.
+    pub fn strays_arrived(&self) -> String {
+        format!("{}.strays.arrived", self.prefix)
+    }
+
     pub fn parked(&self) -> String {
         format!("{}.parked", self.prefix)
     }
@@ -160,13 +170,24 @@ fn text(value: impl Into<String>) -> Argument {
 /// All objects, in an order in which they can be declared.
 pub fn objects(names: &Names, accounts: &[String], log: Option<ResultsLog>) -> Vec<Object> {
     let mut objects = Vec::new();
+    let quorum = || vec![("x-queue-type", text("quorum")), ("x-delivery-limit", Argument::Integer(DELIVERY_LIMIT))];
+    // A stray can have an expiration, its publisher's or that of a retry, and would vanish where it waits for a worker. So it comes
+    // by way of a queue that lets everything expire at once, and what is dead-lettered has none any more.
+    objects.push(exchange(&names.strays_arrived(), ExchangeKind::Fanout, vec![]));
+    objects.push(Object::Queue { name: names.strays(), arguments: quorum() });
+    objects.push(bind(&names.strays_arrived(), &names.strays(), ""));
+    let mut arguments = vec![("x-queue-type", text("quorum"))];
+    arguments.extend(dead_lettering_to(names.strays_arrived()));
+    arguments.push(("x-message-ttl", Argument::Long(0)));
+    objects.push(exchange(&names.strays(), ExchangeKind::Fanout, vec![]));
+    objects.push(Object::Queue { name: names.strays_arriving(), arguments });
+    objects.push(bind(&names.strays(), &names.strays_arriving(), ""));
     // No limit of length and no dead-lettering: these are where everything else ends up.
-    for name in [names.strays(), names.unrouted(), names.parked()] {
+    for name in [names.unrouted(), names.parked()] {
         // A parked copy whose queue somebody has deleted becomes a stray instead of nothing.
         let alternate = (name == names.parked()).then(|| ("alternate-exchange", text(names.strays())));
-        let arguments = vec![("x-queue-type", text("quorum")), ("x-delivery-limit", Argument::Integer(DELIVERY_LIMIT))];
         objects.push(exchange(&name, ExchangeKind::Fanout, alternate.into_iter().collect()));
-        objects.push(Object::Queue { name: name.clone(), arguments });
+        objects.push(Object::Queue { name: name.clone(), arguments: quorum() });
         objects.push(bind(&name, &name, ""));
     }
     // A command for an account that nobody has becomes a stray instead of nothing.
@@ -183,8 +204,7 @@ pub fn objects(names: &Names, accounts: &[String], log: Option<ResultsLog>) -> V
         let queue = names.commands_of(account);
         // No limit of length: a queue that refuses would stall a bucket, and with it the retries of every account. What a
         // publisher's expiration takes out goes to the strays.
-        let mut arguments =
-            vec![("x-queue-type", text("quorum")), ("x-delivery-limit", Argument::Integer(DELIVERY_LIMIT))];
+        let mut arguments = quorum();
         arguments.extend(dead_lettering_to(names.strays()));
         objects.push(Object::Queue { name: queue.clone(), arguments });
         objects.push(bind(&names.commands(), &queue, account));
