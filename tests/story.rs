@@ -287,8 +287,7 @@ async fn a_refusal_after_a_retry_may_be_the_echo_of_a_twins_success() {
     for (said, ending, effect) in [
         (status("05"), Finished(Cause::AlreadyCanceled), serde_json::Value::Null),
         (status("01"), Finished(Cause::ResponseCode), serde_json::json!(false)),
-        // It knows of the QR no more than that it refuses.
-        (status("07"), Finished(Cause::ResponseCode), serde_json::json!(true)),
+        (status("07"), Scheduled(Later::NotFound), serde_json::Value::Null),
         (timeout(), Scheduled(Later::QueryFailed), serde_json::Value::Null),
     ] {
         // Put off by the provider; put off without a call; at the provider's closing time, which counts as no attempt.

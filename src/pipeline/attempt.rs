@@ -121,12 +121,6 @@ impl<'a, G: Gateway, O: Outbox, W: World> Visit<'a, G, O, W> {
                         self.answer = refusal;
                         self.end(cause)
                     }
-                    // The refusal is all that anybody knows.
-                    Verdict::Status(Status::NotFound) if !self.progress.ambiguous => {
-                        self.answer = refusal;
-                        self.progress.ambiguous = true;
-                        self.end(cause)
-                    }
                     settled_or_not => self.after_query(settled_or_not, Later::Open),
                 }
             }
