@@ -251,7 +251,8 @@ pub fn next(
             let tellings = progress.finish.as_ref().map_or(0, |finish| finish.tellings);
             Some(delay(doubled(tellings.saturating_sub(1))))
         }
-        Later::Misconfigured | Later::Rerouted if progress.attempts < policy.max_attempts => {
+        Later::Rerouted => Some(delay(doubled(progress.doubts.saturating_sub(1)))),
+        Later::Misconfigured if progress.attempts < policy.max_attempts => {
             Some(delay(doubled(progress.doubts.saturating_add(progress.attempts).saturating_sub(1))))
         }
         Later::CutOff => {

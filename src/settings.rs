@@ -217,6 +217,8 @@ impl Settings {
         let mut reader = Reader::new(&environment, path.parent().unwrap_or(Path::new(".")));
         let raw = reader.form(&text);
         let read = raw.and_then(|raw| {
+            reader.any_account(&raw.accounts);
+            raw.accounts.keys().for_each(|name| reader.account_name(name));
             let accounts = raw.accounts.keys().cloned().collect();
             let (amqp, log) = (reader.amqp(raw.amqp), reader.results_log(&raw.results_log));
             Some((amqp?, accounts, log))

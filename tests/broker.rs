@@ -856,9 +856,9 @@ async fn a_retry_whose_bucket_is_gone_is_not_lost() {
     assert_eq!(events.of("homeless", Duration::from_secs(30)).await["data"]["outcome"], "canceled");
 }
 
-/// A message's expiration would take it out of the queue of strays, and no one would hear of it.
+/// With its expiration a retry would vanish where strays wait, and no one would hear of it.
 #[tokio::test]
-async fn a_stray_waits_for_a_worker_however_soon_it_would_have_expired() {
+async fn a_retry_that_misses_its_queue_waits_for_a_worker_however_soon_it_would_have_expired() {
     let place = Place::new(Broker::shared(), calm()).await;
     assert!(place.command(&["topology", "declare"]).status().unwrap().success());
     let client = place.client().await;
@@ -866,23 +866,69 @@ async fn a_stray_waits_for_a_worker_however_soon_it_would_have_expired() {
     let names = &client.names;
     let (bucket, _) = names.bucket_for(Duration::from_millis(250));
     client.channel.queue_delete(bucket.as_str().into(), QueueDeleteOptions::default()).await.unwrap();
-    let expiring = || persistent().with_expiration("100".into());
-    for (exchange, key, job) in [
-        (names.commands(), "nobody", "unknown"),
-        // A retry whose bucket is gone; and one whose account is.
-        (bucket, "ifortepay", "homeless"),
-        (names.bucket_for(Duration::from_millis(500)).0, "nobody", "removed"),
-    ] {
+    // One whose bucket is gone; and one whose account is.
+    for (exchange, key, job) in
+        [(bucket, "ifortepay", "homeless"), (names.bucket_for(Duration::from_millis(500)).0, "nobody", "removed")]
+    {
         let body = command(job, &format!("R-{job}")).to_string();
-        assert!(client.publish_raw(&exchange, key, body.as_bytes(), expiring()).await);
+        let expiring = persistent().with_expiration("100".into());
+        assert!(client.publish_raw(&exchange, key, body.as_bytes(), expiring).await);
     }
-    until("they are strays", SOON, || Box::pin(async { client.depth(&names.strays()).await == 3 })).await;
+    until("they are strays", SOON, || Box::pin(async { client.depth(&names.strays()).await == 2 })).await;
     tokio::time::sleep(Duration::from_millis(1_500)).await;
-    assert_eq!(client.depth(&names.strays()).await, 3, "none has expired");
+    assert_eq!(client.depth(&names.strays()).await, 2, "none has expired");
     let _worker = place.worker().await;
-    assert_eq!(events.of("unknown", SOON).await["data"]["cause"], "unknown_account");
     assert_eq!(events.of("removed", SOON).await["data"]["cause"], "account_removed");
     assert_eq!(events.of("homeless", SOON * 2).await["data"]["outcome"], "canceled");
+}
+
+/// RabbitMQ 3.10 counts on in a publisher's own `x-death`, whatever else that says.
+#[tokio::test]
+async fn a_forged_death_makes_no_headers_believed_and_holds_nothing_up() {
+    let place = Place::new(Broker::shared(), calm()).await;
+    assert!(place.command(&["topology", "declare"]).status().unwrap().success());
+    let client = place.client().await;
+    let mut events = client.collect().await;
+    let names = &client.names;
+    let finish = r#"{"cause":"paid","at":"2026-01-01T00:00:00Z","ambiguous":false,"parked":true}"#;
+    let mut jobs = 0;
+    for queue in [names.strays_ours(), names.commands_of("bnc"), names.parked()] {
+        for exchange in [names.due(), names.parked(), names.strays_ours_arrived()] {
+            let mut death =
+                headers(&[("queue", text(&queue)), ("reason", text("expired")), ("exchange", text(&exchange))]);
+            death.insert("count".into(), AMQPValue::LongLongInt(1));
+            let forged = || {
+                headers(&[
+                    ("x-death", AMQPValue::FieldArray(vec![AMQPValue::FieldTable(death.clone())].into())),
+                    ("x-qris-version", AMQPValue::LongLongInt(1)),
+                    ("x-qris-attempts", AMQPValue::LongLongInt(1)),
+                    ("x-qris-waited-ms", AMQPValue::LongLongInt(1)),
+                    ("x-qris-ambiguous", AMQPValue::Boolean(false)),
+                    ("x-qris-query-first", AMQPValue::Boolean(false)),
+                    ("x-qris-first-seen", text("2020-01-01T00:00:00Z")),
+                    ("x-qris-replay", AMQPValue::LongLongInt(3)),
+                    ("x-qris-history", text(r#"{"count":0,"calls":[]}"#)),
+                    ("x-qris-finish", text(finish)),
+                ])
+            };
+            for (key, expiration) in [("nobody", None), ("bnc", Some("50"))] {
+                let mut properties = persistent().with_headers(forged());
+                if let Some(expiration) = expiration {
+                    properties = properties.with_expiration(expiration.into());
+                }
+                let body = command(&format!("forged-{jobs}"), &format!("R{jobs}")).to_string();
+                assert!(client.publish_raw(&names.commands(), key, body.as_bytes(), properties).await);
+                jobs += 1;
+            }
+        }
+    }
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let _worker = place.worker().await;
+    events.wait(jobs, SOON * 2).await;
+    for (_, event) in &events.all {
+        let expected = if event["data"]["account"] == "nobody" { "unknown_account" } else { "expired_in_queue" };
+        assert_eq!((&event["data"]["cause"], &event["data"]["replay"]), (&json!(expected), &json!(0)), "{event}");
+    }
 }
 
 #[tokio::test]

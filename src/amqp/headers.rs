@@ -32,15 +32,12 @@ const DIRECT_REPLY_TO: &str = "amq.rabbitmq.reply-to";
 pub fn message(delivery: &mut Delivery, names: &Names, received_at: DateTime<Utc>) -> Message {
     let empty = FieldTable::default();
     let headers = delivery.properties.headers().as_ref().unwrap_or(&empty);
-    // A stray has come by way of a queue where it was dead-lettered: what the broker notes of that says where it was sent to first.
-    // Of what stands below, a publisher may have written some.
-    let deaths = match delivery.exchange.as_str() == names.strays_arrived() {
-        true => deaths(headers),
-        false => vec![],
-    };
-    let first = deaths.first().and_then(|death| text(death, "exchange"));
-    let exchange = first.as_deref().unwrap_or(delivery.exchange.as_str());
-    let death = deaths.get(1).filter(|_| exchange == names.strays());
+    let latest = latest_death(headers);
+    // A stray of ours was dead-lettered on its way, which says where it was sent to. Only what carries no publisher's headers comes so.
+    let missed = latest.filter(|_| delivery.exchange.as_str() == names.strays_ours_arrived());
+    let missed = missed.and_then(|death| text(death, "exchange"));
+    let exchange = missed.as_deref().unwrap_or(delivery.exchange.as_str());
+    let death = latest.filter(|_| exchange == names.strays());
     let origin = if exchange == names.due() {
         Origin::Due
     } else if names.is_for_keeping(exchange) {
@@ -74,14 +71,12 @@ pub fn message(delivery: &mut Delivery, names: &Names, received_at: DateTime<Utc
     }
 }
 
-/// How often and where it was dead-lettered, the latest first.
-fn deaths(headers: &FieldTable) -> Vec<&FieldTable> {
-    let Some(AMQPValue::FieldArray(deaths)) = headers.inner().get("x-death") else { return vec![] };
-    let tables = deaths.as_slice().iter().map_while(|death| match death {
-        AMQPValue::FieldTable(death) => Some(death),
-        _ => None,
-    });
-    tables.collect()
+/// The latest dead-lettering, which the broker lists first. Of the queue and the reason a publisher can forge neither; all else in it,
+/// if it sends an entry of that queue and reason itself.
+fn latest_death(headers: &FieldTable) -> Option<&FieldTable> {
+    let AMQPValue::FieldArray(deaths) = headers.inner().get("x-death")? else { return None };
+    let AMQPValue::FieldTable(latest) = deaths.as_slice().first()? else { return None };
+    Some(latest)
 }
 
 fn text(table: &FieldTable, name: &str) -> Option<String> {

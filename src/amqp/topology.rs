@@ -57,14 +57,14 @@ impl Names {
         format!("{}.strays", self.prefix)
     }
 
-    /// The queue in which a stray loses its expiration.
-    pub fn strays_arriving(&self) -> String {
-        format!("{}.strays.arriving", self.prefix)
+    /// Where those of our own messages become strays that miss their queue.
+    pub fn strays_ours(&self) -> String {
+        format!("{}.strays.ours", self.prefix)
     }
 
-    /// The exchange through which it comes out of that.
-    pub fn strays_arrived(&self) -> String {
-        format!("{}.strays.arrived", self.prefix)
+    /// The exchange through which they come to the strays, without their expiration.
+    pub fn strays_ours_arrived(&self) -> String {
+        format!("{}.strays.ours.arrived", self.prefix)
     }
 
     pub fn parked(&self) -> String {
@@ -171,25 +171,29 @@ fn text(value: impl Into<String>) -> Argument {
 pub fn objects(names: &Names, accounts: &[String], log: Option<ResultsLog>) -> Vec<Object> {
     let mut objects = Vec::new();
     let quorum = || vec![("x-queue-type", text("quorum")), ("x-delivery-limit", Argument::Integer(DELIVERY_LIMIT))];
-    // A stray can have an expiration, its publisher's or that of a retry, and would vanish where it waits for a worker. So it comes
-    // by way of a queue that lets everything expire at once, and what is dead-lettered has none any more.
-    objects.push(exchange(&names.strays_arrived(), ExchangeKind::Fanout, vec![]));
-    objects.push(Object::Queue { name: names.strays(), arguments: quorum() });
-    objects.push(bind(&names.strays_arrived(), &names.strays(), ""));
-    let mut arguments = vec![("x-queue-type", text("quorum"))];
-    arguments.extend(dead_lettering_to(names.strays_arrived()));
-    arguments.push(("x-message-ttl", Argument::Long(0)));
-    objects.push(exchange(&names.strays(), ExchangeKind::Fanout, vec![]));
-    objects.push(Object::Queue { name: names.strays_arriving(), arguments });
-    objects.push(bind(&names.strays(), &names.strays_arriving(), ""));
     // No limit of length and no dead-lettering: these are where everything else ends up.
-    for name in [names.unrouted(), names.parked()] {
-        // A parked copy whose queue somebody has deleted becomes a stray instead of nothing.
-        let alternate = (name == names.parked()).then(|| ("alternate-exchange", text(names.strays())));
-        objects.push(exchange(&name, ExchangeKind::Fanout, alternate.into_iter().collect()));
+    for name in [names.strays(), names.unrouted()] {
+        objects.push(exchange(&name, ExchangeKind::Fanout, vec![]));
         objects.push(Object::Queue { name: name.clone(), arguments: quorum() });
         objects.push(bind(&name, &name, ""));
     }
+    // A retry has an expiration, with which it would vanish where strays wait for a worker. So ours come by way of a queue that lets
+    // everything expire at once: what is dead-lettered has none any more. No publisher's message may come here: the broker adds to
+    // a forged `x-death` instead of writing its own, and what it says would be believed.
+    let (ours, arrived) = (names.strays_ours(), names.strays_ours_arrived());
+    objects.push(exchange(&arrived, ExchangeKind::Fanout, vec![]));
+    objects.push(bind(&arrived, &names.strays(), ""));
+    let mut arguments = vec![("x-queue-type", text("quorum"))];
+    arguments.extend(dead_lettering_to(arrived));
+    arguments.push(("x-message-ttl", Argument::Long(0)));
+    objects.push(exchange(&ours, ExchangeKind::Fanout, vec![]));
+    objects.push(Object::Queue { name: ours.clone(), arguments });
+    objects.push(bind(&ours, &ours, ""));
+    let missed = || ("alternate-exchange", text(names.strays_ours()));
+    // A parked copy whose queue somebody has deleted becomes a stray instead of nothing.
+    objects.push(exchange(&names.parked(), ExchangeKind::Fanout, vec![missed()]));
+    objects.push(Object::Queue { name: names.parked(), arguments: quorum() });
+    objects.push(bind(&names.parked(), &names.parked(), ""));
     // A command for an account that nobody has becomes a stray instead of nothing.
     objects.push(exchange(&names.commands(), ExchangeKind::Direct, vec![("alternate-exchange", text(names.strays()))]));
     // Internal: only the broker can publish to it, so the headers of what comes through it are ours. A retry whose account
@@ -198,7 +202,7 @@ pub fn objects(names: &Names, accounts: &[String], log: Option<ResultsLog>) -> V
         name: names.due(),
         kind: ExchangeKind::Direct,
         internal: true,
-        arguments: vec![("alternate-exchange", text(names.strays()))],
+        arguments: vec![missed()],
     });
     for account in accounts {
         let queue = names.commands_of(account);
@@ -220,7 +224,7 @@ pub fn objects(names: &Names, accounts: &[String], log: Option<ResultsLog>) -> V
         arguments
             .push(("x-message-ttl", Argument::Long(i64::try_from(2 * lower_ms).expect("two hours in milliseconds"))));
         // A retry whose bucket somebody has deleted becomes a stray instead of nothing.
-        objects.push(exchange(&name, ExchangeKind::Fanout, vec![("alternate-exchange", text(names.strays()))]));
+        objects.push(exchange(&name, ExchangeKind::Fanout, vec![missed()]));
         objects.push(Object::Queue { name: name.clone(), arguments });
         objects.push(bind(&name, &name, ""));
     }

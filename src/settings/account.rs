@@ -24,9 +24,7 @@ impl Reader<'_> {
     pub fn account(&mut self, name: String, raw: RawAccount, retry: &RawRetry) -> Option<Account> {
         let section = format!("accounts.{name}");
         let key = |key: &str| format!("{section}.{key}");
-        if !is_account_name(&name) {
-            self.problem(&section, "an account's name is 1 to 48 lower-case letters, digits, - or _, begins with a letter or digit, and is not `unknown`");
-        }
+        self.account_name(&name);
         let profile = self.profile(&key("profile"), raw.profile.as_deref());
         let base_url = match &raw.base_url {
             Some(url) => self.base_url(&key("base_url"), url),
@@ -89,6 +87,13 @@ impl Reader<'_> {
             breaker,
             confirm_cancel: raw.confirm_cancel,
         })
+    }
+
+    /// What an account is called, its queue is, too.
+    pub fn account_name(&mut self, name: &str) {
+        if !is_account_name(name) {
+            self.problem(&format!("accounts.{name}"), "an account's name is 1 to 48 lower-case letters, digits, - or _, begins with a letter or digit, and is not `unknown`");
+        }
     }
 
     fn profile(&mut self, key: &str, name: Option<&str>) -> Option<Profile> {

@@ -66,13 +66,14 @@ impl<'a> Reader<'a> {
     }
 
     pub fn accounts(&mut self, raw: BTreeMap<String, RawAccount>, retry: &RawRetry) -> Vec<Arc<Account>> {
-        let none = raw.is_empty();
-        let accounts: Vec<_> =
-            raw.into_iter().filter_map(|(name, account)| self.account(name, account, retry)).map(Arc::new).collect();
-        if none && !self.mistakes.is_partly_unread("accounts") {
+        self.any_account(&raw);
+        raw.into_iter().filter_map(|(name, account)| self.account(name, account, retry)).map(Arc::new).collect()
+    }
+
+    pub fn any_account(&mut self, raw: &BTreeMap<String, RawAccount>) {
+        if raw.is_empty() && !self.mistakes.is_partly_unread("accounts") {
             self.problem("accounts", "there is no account: add a section [accounts.NAME]");
         }
-        accounts
     }
 
     pub fn results_log(&mut self, raw: &RawResultsLog) -> Option<ResultsLog> {

@@ -81,7 +81,9 @@ impl Tokens {
             && Instant::now() < *until
         {
             let retry_after = asked_until.map(|until| until - Instant::now());
-            return Err(NoToken { is_hearsay: state.failures < 2, retry_after, ..NoToken::new(error.clone()) });
+            // A provider that asks for a pause has said enough: the account rests, and no other command is taken for that.
+            let is_hearsay = state.failures < 2 && retry_after.is_none();
+            return Err(NoToken { is_hearsay, retry_after, ..NoToken::new(error.clone()) });
         }
         let at = turn().await;
         let Some(mut request) = partner.token_request(at) else {
@@ -124,7 +126,9 @@ impl Tokens {
             Err(error) => {
                 state.held = None;
                 let now = Instant::now();
-                let asked_until = retry_after.map(|asked| now + asked);
+                // A refusal may be mended before.
+                let asked = retry_after.filter(|_| !matches!(error, SendError::TokenRefused(_)));
+                let asked_until = asked.map(|asked| now + asked);
                 let until = (now + state.pauses.next_pause()).max(asked_until.unwrap_or(now));
                 state.failed = Some((error.clone(), until, asked_until));
                 state.failures = state.failures.saturating_add(1);
