@@ -502,7 +502,7 @@ async fn no_cancel_begins_after_its_time_however_long_it_waited_for_its_turn() {
     let _worker = place.worker().await;
     let client = place.client().await;
     let mut events = client.collect().await;
-    let limit = chrono::Utc::now() + chrono::TimeDelta::seconds(5);
+    let limit = chrono::Utc::now() + chrono::TimeDelta::seconds(7);
     let begun = Instant::now();
     for at in 0..6 {
         let mut command = command(&format!("job-{at}"), &format!("R{at}"));
@@ -512,6 +512,6 @@ async fn no_cancel_begins_after_its_time_however_long_it_waited_for_its_turn() {
     events.wait(6, SOON * 2).await;
     let cancels: Vec<_> = provider.book().calls.iter().map(|call| call.at - begun).collect();
     let canceled = told(&events, "shop", "canceled");
-    assert!((1..=3).contains(&canceled), "one every two seconds, for five: {cancels:?}");
+    assert!((1..=4).contains(&canceled), "one every two seconds, for seven: {cancels:?}");
     assert_eq!((cancels.len(), told(&events, "shop", "unresolved")), (canceled, 6 - canceled));
 }
