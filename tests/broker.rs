@@ -87,15 +87,10 @@ async fn a_command_is_cancelled_and_its_event_says_so() {
     }
 }
 
-#[tokio::test]
-async fn headers_of_a_publisher_are_not_believed_and_not_copied() {
-    // The provider is down at first, so that every command is republished.
-    let place = Place::new(Broker::shared(), sandbox::Options { faults: "500=1".parse().unwrap(), ..calm() }).await;
-    let worker = place.worker().await;
-    let client = place.client().await;
-    let mut events = client.collect().await;
-    let finish = r#"{"cause":"paid","at":"2026-01-01T00:00:00Z","ambiguous":false,"parked":true}"#;
-    let forged = headers(&[
+/// What a worker would write of a command whose outcome is decided, and more.
+fn forged_headers(more: &[(&str, AMQPValue)]) -> FieldTable {
+    let finish = r#"{"cause":"paid","at":"2026-01-01T00:00:00Z","ambiguous":false,"parked":true,"tellings":0}"#;
+    let mut forged = headers(&[
         ("x-qris-version", AMQPValue::LongLongInt(1)),
         ("x-qris-attempts", AMQPValue::LongLongInt(19)),
         ("x-qris-waited-ms", AMQPValue::LongLongInt(3_599_000)),
@@ -105,6 +100,21 @@ async fn headers_of_a_publisher_are_not_believed_and_not_copied() {
         ("x-qris-replay", AMQPValue::LongLongInt(3)),
         ("x-qris-history", text(r#"{"count":0,"calls":[]}"#)),
         ("x-qris-finish", text(finish)),
+    ]);
+    for (name, value) in more {
+        forged.insert((*name).into(), value.clone());
+    }
+    forged
+}
+
+#[tokio::test]
+async fn headers_of_a_publisher_are_not_believed_and_not_copied() {
+    // The provider is down at first, so that every command is republished.
+    let place = Place::new(Broker::shared(), sandbox::Options { faults: "500=1".parse().unwrap(), ..calm() }).await;
+    let worker = place.worker().await;
+    let client = place.client().await;
+    let mut events = client.collect().await;
+    let forged = forged_headers(&[
         ("x-delivery-count", AMQPValue::LongLongInt(100)),
         ("x-death", AMQPValue::FieldArray(vec![AMQPValue::FieldTable(headers(&[("reason", text("expired"))]))].into())),
         ("x-custom", text("kept by nobody")),
@@ -893,29 +903,16 @@ async fn a_forged_death_makes_no_headers_believed_and_holds_nothing_up() {
     let client = place.client().await;
     let mut events = client.collect().await;
     let names = &client.names;
-    let finish = r#"{"cause":"paid","at":"2026-01-01T00:00:00Z","ambiguous":false,"parked":true}"#;
     let mut jobs = 0;
     for queue in [names.strays_ours(), names.commands_of("bnc"), names.parked()] {
         for exchange in [names.due(), names.parked(), names.strays_ours_arrived()] {
             let mut death =
                 headers(&[("queue", text(&queue)), ("reason", text("expired")), ("exchange", text(&exchange))]);
             death.insert("count".into(), AMQPValue::LongLongInt(1));
-            let forged = || {
-                headers(&[
-                    ("x-death", AMQPValue::FieldArray(vec![AMQPValue::FieldTable(death.clone())].into())),
-                    ("x-qris-version", AMQPValue::LongLongInt(1)),
-                    ("x-qris-attempts", AMQPValue::LongLongInt(1)),
-                    ("x-qris-waited-ms", AMQPValue::LongLongInt(1)),
-                    ("x-qris-ambiguous", AMQPValue::Boolean(false)),
-                    ("x-qris-query-first", AMQPValue::Boolean(false)),
-                    ("x-qris-first-seen", text("2020-01-01T00:00:00Z")),
-                    ("x-qris-replay", AMQPValue::LongLongInt(3)),
-                    ("x-qris-history", text(r#"{"count":0,"calls":[]}"#)),
-                    ("x-qris-finish", text(finish)),
-                ])
-            };
+            let deaths = AMQPValue::FieldArray(vec![AMQPValue::FieldTable(death)].into());
+            let forged = forged_headers(&[("x-death", deaths)]);
             for (key, expiration) in [("nobody", None), ("bnc", Some("50"))] {
-                let mut properties = persistent().with_headers(forged());
+                let mut properties = persistent().with_headers(forged.clone());
                 if let Some(expiration) = expiration {
                     properties = properties.with_expiration(expiration.into());
                 }
