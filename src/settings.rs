@@ -280,8 +280,8 @@ fn without_states(text: &str) -> String {
     table.to_string()
 }
 
-/// The stack of every thread, in bytes. The client library reads nested headers by recursion, on a thread of its own, and a
-/// frame has room for some 26,000 levels: with the usual 2 MiB, one hostile message would end the process again and again.
+/// The stack of every thread, in bytes: room for the deepest headers that fit into a frame. The client library reads nested headers
+/// by recursion, on a thread of its own; on the usual 2 MiB a hostile publisher's message could end the process at each delivery.
 const STACK: &str = "67108864";
 /// The variable by which alone that thread's stack can be sized.
 const STACK_VARIABLE: &str = "RUST_MIN_STACK";

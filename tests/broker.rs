@@ -116,7 +116,7 @@ async fn headers_of_a_publisher_are_not_believed_and_not_copied() {
     let mut events = client.collect().await;
     let forged = forged_headers(&[
         ("x-delivery-count", AMQPValue::LongLongInt(100)),
-        ("x-death", AMQPValue::FieldArray(vec![AMQPValue::FieldTable(headers(&[("reason", text("expired"))]))].into())),
+        ("x-death", forged_death("q", "due")),
         ("x-custom", text("kept by nobody")),
         ("CC", AMQPValue::FieldArray(vec![text("bnc")].into())),
     ]);
@@ -186,7 +186,7 @@ async fn a_retry_keeps_body_and_properties_and_nothing_else() {
         .with_type("t".into())
         .with_timestamp(1_700_000_000)
         .with_priority(5)
-        .with_headers(headers(&[("x-death", text("forged")), ("tracestate", text("a=b"))]));
+        .with_headers(headers(&[("x-death", forged_death("forged", "due")), ("tracestate", text("a=b"))]));
     assert!(client.publish_raw(&client.names.commands(), "ifortepay", body.as_bytes(), properties).await);
     worker.wait_for_log("waits for its next attempt", SOON).await;
     assert_eq!(worker.stop("-TERM").await.0, 0);
@@ -329,15 +329,7 @@ async fn a_hostile_reply_to_disturbs_nothing_and_an_allowed_one_is_answered() {
     let secret = format!("secret.{}", place.prefix);
     let durable = QueueDeclareOptions { durable: true, ..Default::default() };
     client.channel.queue_declare(secret.as_str().into(), durable, FieldTable::default()).await.unwrap();
-    let hostile = [
-        "amq.rabbitmq.reply-to.nonsense",
-        "amq.rabbitmq.reply-to.g2gCZAA=",
-        &parked_queue,
-        "replies.missing",
-        &secret,
-        "",
-        &"x".repeat(255),
-    ];
+    let hostile = ["amq.rabbitmq.reply-to.nonsense", &parked_queue, "replies.missing", &secret, "", &"x".repeat(255)];
     for (at, reply_to) in hostile.iter().enumerate() {
         let properties = persistent().with_reply_to((*reply_to).into());
         let body = command(&format!("hostile-{at}"), &format!("R{at}")).to_string();
@@ -906,11 +898,7 @@ async fn a_forged_death_makes_no_headers_believed_and_holds_nothing_up() {
     let mut jobs = 0;
     for queue in [names.strays_ours(), names.commands_of("bnc"), names.parked()] {
         for exchange in [names.due(), names.parked(), names.strays_ours_arrived()] {
-            let mut death =
-                headers(&[("queue", text(&queue)), ("reason", text("expired")), ("exchange", text(&exchange))]);
-            death.insert("count".into(), AMQPValue::LongLongInt(1));
-            let deaths = AMQPValue::FieldArray(vec![AMQPValue::FieldTable(death)].into());
-            let forged = forged_headers(&[("x-death", deaths)]);
+            let forged = forged_headers(&[("x-death", forged_death(&queue, &exchange))]);
             for (key, expiration) in [("nobody", None), ("bnc", Some("50"))] {
                 let mut properties = persistent().with_headers(forged.clone());
                 if let Some(expiration) = expiration {
@@ -957,15 +945,35 @@ async fn a_reply_that_is_not_permitted_holds_nothing_up() {
 }
 
 #[tokio::test]
-async fn deeply_nested_headers_are_no_way_to_end_the_worker() {
+async fn nested_headers_are_read_and_every_thread_has_room_for_the_deepest() {
     let place = Place::new(Broker::shared(), calm()).await;
     let mut worker = place.worker().await;
     let client = place.client().await;
     let mut events = client.collect().await;
-    let body = command("nested", "R1").to_string();
-    raw::publish(&place.url, &client.names.commands(), "ifortepay", raw::nested_header(5_000), body.as_bytes());
+    let (body, nested) = (command("nested", "R1").to_string(), raw::nested_header(raw::HARMLESS_LEVELS));
+    raw::publish(&place.url, &client.names.commands(), "ifortepay", nested, body.as_bytes());
     assert_eq!(events.of("nested", SOON).await["data"]["outcome"], "canceled");
+    let roomy = address_space_mib(&worker);
     assert_eq!(worker.stop("-TERM").await.0, 0);
+    // A stack that somebody has chosen stays as it is.
+    let log = place.dir.path().join("narrow.log");
+    let mut narrow = place.command(&["run"]);
+    narrow.env("RUST_MIN_STACK", (2 << 20).to_string()).stderr(std::fs::File::create(&log).unwrap());
+    let narrow = Worker { child: narrow.spawn().unwrap(), log };
+    narrow.wait_for_log("\"consuming\"", SOON).await;
+    // Each of the broker's connections has a thread: one for each account, one for the strays, one to publish.
+    let (narrow, threads) = (address_space_mib(&narrow), 4);
+    assert!(
+        roomy > narrow + threads * 60,
+        "{roomy} MiB with the worker's own stacks, {narrow} MiB with those of 2 MiB"
+    );
+}
+
+/// What a worker has reserved, which shows the size of its stacks.
+fn address_space_mib(worker: &Worker) -> u64 {
+    let status = read(format!("/proc/{}/status", worker.child.id()));
+    let line = status.lines().find_map(|line| line.strip_prefix("VmSize:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() / 1024
 }
 
 #[tokio::test]

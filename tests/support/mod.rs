@@ -604,6 +604,20 @@ pub fn headers(pairs: &[(&str, AMQPValue)]) -> FieldTable {
     table
 }
 
+/// A dead-lettering that a publisher claims, as whole as a broker writes one: brokers before 3.13 read what they are given.
+pub fn forged_death(queue: &str, exchange: &str) -> AMQPValue {
+    let keys = AMQPValue::FieldArray(vec![text("bnc")].into());
+    let death = headers(&[
+        ("count", AMQPValue::LongLongInt(1)),
+        ("reason", text("expired")),
+        ("queue", text(queue)),
+        ("time", AMQPValue::Timestamp(1_700_000_000)),
+        ("exchange", text(exchange)),
+        ("routing-keys", keys),
+    ]);
+    AMQPValue::FieldArray(vec![AMQPValue::FieldTable(death)].into())
+}
+
 pub fn text(value: &str) -> AMQPValue {
     AMQPValue::LongString(value.into())
 }

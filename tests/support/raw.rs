@@ -11,6 +11,9 @@ pub fn message_id(bytes: &[u8]) -> (u16, Vec<u8>) {
     (1 << 7, short(bytes))
 }
 
+/// More levels than an honest publisher nests, and far fewer than any library's stack holds.
+pub const HARMLESS_LEVELS: usize = 100;
+
 /// A header that is a list in a list in a list, so deep.
 pub fn nested_header(levels: usize) -> (u16, Vec<u8>) {
     let mut value = Vec::new();
