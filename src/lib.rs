@@ -46,8 +46,9 @@ pub mod account;
 pub mod amqp;
 pub mod breaker;
 pub mod worker;
-// What surrounds it: settings, numbers, pages for operators, log, traces, service manager, stop, pauses.
+// What surrounds it: settings, numbers, pages for operators, the system's limits, log, traces, service manager, stop, pauses.
 pub mod admin;
+pub mod limits;
 pub mod metrics;
 pub mod pauses;
 pub mod service;

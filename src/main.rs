@@ -1,6 +1,6 @@
 //! The program: everything is in the library, so that tests can reach it.
 
-use qris_cancel_worker::{cli, settings};
+use qris_cancel_worker::{cli, limits, settings};
 use std::process::ExitCode;
 
 /// A command makes some hundreds of small allocations; with the system's allocator they took a sixth of its time.
@@ -10,6 +10,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     if let Err(error) = settings::ensure_deep_stacks() {
         eprintln!("note: {error}; deeply nested headers of a hostile publisher could end this process");
+    }
+    if let Err(error) = limits::forbid_memory_images() {
+        eprintln!("note: {error}; a core dump of this process would show its keys and tokens");
     }
     start()
 }

@@ -61,6 +61,7 @@ pub struct Options {
     /// The same seed gives the same faults to the same order of calls.
     pub seed: u64,
     pub unknown: Unknown,
+    pub canceled_again: CanceledAgain,
     /// How long every answer waits.
     pub latency: Duration,
     /// How long a hang lasts.
@@ -74,6 +75,7 @@ impl Default for Options {
             faults: Faults::default(),
             seed: 0,
             unknown: Unknown::default(),
+            canceled_again: CanceledAgain::default(),
             latency: Duration::ZERO,
             hang: Duration::from_secs(60),
             token_lifetime: Duration::from_secs(900),
@@ -88,6 +90,26 @@ pub enum Unknown {
     #[default]
     Pending,
     NotFound,
+}
+
+/// What the cancel of a QR that is cancelled already is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum CanceledAgain {
+    /// 4047700, which says that the transaction is in another state.
+    #[default]
+    InvalidStatus,
+    /// 4037715, a refusal that says nothing of the state; Midtrans' cancel of GoPay answers so.
+    NotPermitted,
+}
+
+impl CanceledAgain {
+    /// The response code without its service.
+    fn case(self) -> &'static str {
+        match self {
+            Self::InvalidStatus => "40400",
+            Self::NotPermitted => "40315",
+        }
+    }
 }
 
 /// The provider: who may call, and the world that calls change.

@@ -101,7 +101,7 @@ impl TryFrom<String> for Code {
 }
 
 /// A provider's answer as it came over the wire.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Reply {
     pub http_status: u16,
     pub body: Vec<u8>,
@@ -109,6 +109,20 @@ pub struct Reply {
     pub retry_after: Option<Duration>,
     /// The provider's clock, by its Date header.
     pub date: Option<DateTime<Utc>>,
+}
+
+/// Without the body, in which a token call's answer has the token.
+impl fmt::Debug for Reply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { http_status, body, retry_after, date } = self;
+        let body = format_args!("{} bytes", body.len());
+        f.debug_struct("Reply")
+            .field("http_status", http_status)
+            .field("body", &body)
+            .field("retry_after", retry_after)
+            .field("date", date)
+            .finish()
+    }
 }
 
 /// Why there is no answer. The difference that matters: can the provider have acted?

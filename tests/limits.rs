@@ -515,3 +515,30 @@ async fn no_cancel_begins_after_its_time_however_long_it_waited_for_its_turn() {
     assert!((1..=4).contains(&canceled), "one every two seconds, for seven: {cancels:?}");
     assert_eq!((cancels.len(), told(&events, "shop", "unresolved")), (canceled, 6 - canceled));
 }
+
+#[tokio::test]
+async fn the_limit_of_open_files_is_raised_and_one_that_is_too_low_is_named() {
+    let mut place = Place::at(Broker::shared(), "http://127.0.0.1:9", "");
+    // Two accounts with 64 commands at a time and a connection to the broker each, and 64 for all else.
+    const NEEDED: u64 = 2 * (64 + 1) + 64;
+    const WARNING: &str = "the limit of open files is too low for these accounts";
+    for (hard, is_enough) in [(NEEDED - 1, false), (NEEDED, true)] {
+        let limited = format!("ulimit -Sn 100 && ulimit -Hn {hard} && exec \"$0\" \"$@\"");
+        place.inside = ["sh", "-c", &limited].map(str::to_owned).into();
+        let worker = place.worker().await;
+        let limits = read(format!("/proc/{}/limits", worker.child.id()));
+        let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+        let numbers: Vec<_> = line.split_whitespace().filter_map(|word| word.parse::<u64>().ok()).collect();
+        assert_eq!(numbers, [hard, hard], "the soft limit is the hard one");
+        assert_eq!(worker.read_log().contains(WARNING), !is_enough, "{}", worker.read_log());
+        let checked = place.command(&["check"]).output().unwrap();
+        let said = String::from_utf8(checked.stdout).unwrap();
+        let expected = match is_enough {
+            true => format!("open files: {NEEDED} are needed at most, and {hard} are allowed here"),
+            false => format!(
+                "open files: too few here: this process may open {hard} files, and its 2 accounts can need {NEEDED} "
+            ),
+        };
+        assert!(checked.status.success() && said.contains(&expected), "{said}");
+    }
+}

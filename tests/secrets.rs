@@ -304,3 +304,69 @@ async fn a_full_run_at_trace_level_shows_no_secret_token_or_signature() {
     let size: usize = left.0.iter().map(|(_, text)| text.len()).sum();
     println!("{} secrets searched for in {} texts of {size} bytes", secrets.len(), left.0.len());
 }
+
+/// What a bank that means well says of a signature that it does not accept: the one that it expected. And what steers a terminal.
+const EXPECTED_SIGNATURE: &str =
+    "q2Vhbm90aGVyLXNpZ25hdHVyZS10aGF0LWlzLXJpZ2h0/+q2Vhbm90aGVyLXNpZ25hdHVyZS10aGF0LWlzLXJpZ2h0aaaaaaaa==";
+const STEERS: &str = "\u{1b}]0;owned\u{7}\u{9b}2J";
+
+/// A bank that lets nobody in.
+async fn refuses(request: axum::extract::Request) -> (axum::http::StatusCode, axum::Json<serde_json::Value>) {
+    let service = if request.uri().path().contains("query") { "51" } else { "77" };
+    let message = format!("{STEERS} expected {EXPECTED_SIGNATURE}");
+    let body = json!({ "responseCode": format!("401{service}00"), "responseMessage": message });
+    (axum::http::StatusCode::UNAUTHORIZED, axum::Json(body))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signature_that_a_bank_expected_is_shown_nowhere_and_its_words_steer_no_terminal() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let provider = format!("http://{}", listener.local_addr().unwrap());
+    let service = axum::Router::new().fallback(refuses);
+    tokio::spawn(async move { axum::serve(listener, service).await });
+    let place = Place::at(Broker::shared(), &provider, "");
+    let mut worker = spawn(&place, &place.url, &["run"]);
+    worker.wait_for_log("\"consuming\"", SOON).await;
+    let client = place.client().await;
+    for at in 0..6 {
+        assert!(client.publish("ifortepay", &command(&format!("refused-{at}"), &format!("R-{at}"))).await);
+    }
+    worker.wait_for_log("ALERT", SOON).await;
+    let status = worker.page("/status").await.1;
+    assert!(status.contains("expected *****"), "{status}");
+    worker.stop("-TERM").await;
+    let checked = printed(&place, &place.url, &["check", "--connect"]).await;
+    assert!(checked.contains("expected *****"), "{checked}");
+    assert!(!checked.contains(|c: char| c.is_control() && c != '\n'), "{checked:?}");
+    let mut left = Left::default();
+    left.add("/status", status);
+    left.add("the log", worker.read_log());
+    left.add("check", checked);
+    let signature = Secret { what: "the expected signature".into(), forms: vec![EXPECTED_SIGNATURE[..40].into()] };
+    assert_eq!(left.found(&signature), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_core_dump_is_made_of_a_process_that_holds_keys() {
+    let place = Place::at(Broker::shared(), "http://127.0.0.1:9", "");
+    let dumps = |line: &str, arguments: &[&str]| {
+        let mut command = std::process::Command::new("sh");
+        command.args(["-c", &format!("ulimit -c unlimited && {line}")]).args(arguments);
+        command.current_dir(place.dir.path()).stdout(std::process::Stdio::piped());
+        command
+    };
+    let dumped = |status: std::process::ExitStatus| std::os::unix::process::ExitStatusExt::core_dumped(&status);
+    let control = dumps("kill -ABRT $$", &[]).status().unwrap();
+    assert!(
+        dumped(control),
+        "this test needs core dumps: `ulimit -Hc unlimited`, and /proc/sys/kernel/core_pattern not empty"
+    );
+    let (program, config) = (env!("CARGO_BIN_EXE_qris-cancel-worker"), place.config.to_str().unwrap());
+    let mut command = dumps("exec \"$0\" \"$@\"", &[program, "sandbox", "--config", config, "--listen", "127.0.0.1:0"]);
+    let mut sandbox = command.env("AMQP_URL", &place.url).spawn().unwrap();
+    // It plays the providers by the keys of the settings: once it says so, it has read them.
+    let mut said = [0; 1];
+    std::io::Read::read_exact(sandbox.stdout.as_mut().unwrap(), &mut said).unwrap();
+    assert!(std::process::Command::new("kill").args(["-ABRT", &sandbox.id().to_string()]).status().unwrap().success());
+    assert!(!dumped(sandbox.wait().unwrap()));
+}

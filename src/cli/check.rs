@@ -4,8 +4,9 @@
 mod broker;
 mod provider;
 
-use super::{Failure, print};
+use super::{Failure, plain, print};
 use crate::{
+    limits,
     settings::{Account, Amqp, Settings, State},
     snap::{
         client::MinTls,
@@ -55,6 +56,7 @@ impl Finding {
     }
 }
 
+/// A finding can repeat a provider's or broker's words.
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mark = match self.grade {
@@ -62,13 +64,14 @@ impl fmt::Display for Finding {
             Grade::Unknown => "??",
             Grade::Wrong | Grade::Unreached => "!!",
         };
-        write!(f, "{mark} {}: {}", self.about, self.text)
+        write!(f, "{mark} {}: {}", self.about, plain(&self.text))
     }
 }
 
 pub async fn run(settings: &Settings, arguments: Arguments) -> Result<(), Failure> {
     print(&about_broker(&settings.amqp))?;
     print(&about_traces(settings))?;
+    print(&about_open_files(settings))?;
     for account in &settings.accounts {
         print(&format!("\naccount {}\n{}", account.name, about_account(account)))?;
     }
@@ -107,6 +110,22 @@ fn about_broker(amqp: &Amqp) -> String {
     };
     let declares = if amqp.declare { "makes what is missing there" } else { "only checks what is there" };
     format!("broker {address}\n  names begin with {}; the worker {declares}", amqp.prefix)
+}
+
+/// Of this process: a service has the limits of its unit.
+fn about_open_files(settings: &Settings) -> String {
+    let limit = limits::raise_open_files();
+    if let Some(reason) = limit.as_ref().ok().and_then(|limit| limits::too_few_open_files(*limit, &settings.accounts)) {
+        return format!("open files: too few here: {reason}");
+    }
+    let needed = limits::open_files_needed(&settings.accounts);
+    match limit {
+        Ok(None) => format!("open files: {needed} are needed at most, and there is no limit here"),
+        Ok(Some(limit)) => format!("open files: {needed} are needed at most, and {limit} are allowed here"),
+        Err(error) => {
+            format!("open files: {needed} are needed at most; how many are allowed here cannot be raised: {error}")
+        }
+    }
 }
 
 fn about_traces(settings: &Settings) -> String {

@@ -4,7 +4,7 @@ use super::Failure;
 use crate::{
     admin,
     amqp::session,
-    service,
+    limits, service,
     settings::{Settings, State},
     shutdown::Stop,
     telemetry,
@@ -60,6 +60,14 @@ pub async fn run(path: &Path) -> Result<(), Failure> {
             paused = account.state == State::Paused,
             "account"
         );
+    }
+    match limits::raise_open_files() {
+        Ok(limit) => {
+            if let Some(reason) = limits::too_few_open_files(limit, &settings.accounts) {
+                warn!(reason, "the limit of open files is too low for these accounts");
+            }
+        }
+        Err(error) => warn!(%error, "the limit of open files cannot be raised, and stays as it was"),
     }
     let worker = Arc::new(Worker::new(settings, stop).map_err(Failure::Unavailable)?);
     let (renewed, path) = (worker.clone(), path.to_owned());

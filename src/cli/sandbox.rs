@@ -2,7 +2,7 @@
 
 use super::{Failure, print, tell};
 use crate::{
-    sandbox::{self, Faults, Options, Unknown},
+    sandbox::{self, CanceledAgain, Faults, Options, Unknown},
     settings::{Log, LogFormat, Settings},
     shutdown::Stop,
     telemetry,
@@ -28,6 +28,10 @@ pub struct Arguments {
     /// What a reference is that nobody has created: a QR that waits to be paid, or nothing.
     #[arg(long, value_enum, default_value = "pending")]
     unknown: UnknownArgument,
+    /// What the cancel of a QR that is cancelled already is answered: that its state is another (404, case 00), or that it is not permitted
+    /// (403, case 15), a refusal.
+    #[arg(long, value_enum, default_value = "invalid-status")]
+    canceled_again: CanceledAgainArgument,
     /// How long each answer takes.
     #[arg(long, default_value_t = 0)]
     latency_ms: u64,
@@ -46,6 +50,12 @@ pub struct Arguments {
 enum UnknownArgument {
     Pending,
     NotFound,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum CanceledAgainArgument {
+    InvalidStatus,
+    NotPermitted,
 }
 
 pub async fn run(config: Option<&Path>, arguments: Arguments) -> Result<(), Failure> {
@@ -74,6 +84,10 @@ pub async fn run(config: Option<&Path>, arguments: Arguments) -> Result<(), Fail
         unknown: match arguments.unknown {
             UnknownArgument::Pending => Unknown::Pending,
             UnknownArgument::NotFound => Unknown::NotFound,
+        },
+        canceled_again: match arguments.canceled_again {
+            CanceledAgainArgument::InvalidStatus => CanceledAgain::InvalidStatus,
+            CanceledAgainArgument::NotPermitted => CanceledAgain::NotPermitted,
         },
         latency: Duration::from_millis(arguments.latency_ms),
         hang: Duration::from_millis(arguments.hang_ms),

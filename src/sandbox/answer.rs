@@ -157,6 +157,7 @@ fn words(case: &str) -> &'static str {
         "40000" => "Bad Request",
         "40101" => "Invalid Token (B2B)",
         "40300" => "Transaction Expired",
+        "40315" => "Transaction Not Permitted",
         "40400" => "Invalid Transaction Status",
         "40401" => "Transaction Not Found",
         "40414" => "Paid Bill",

@@ -1,7 +1,7 @@
 //! One call from check to answer: who calls, what it asks, which fault is in the way, what it changes.
 
 use super::{
-    Sandbox, Unknown, World,
+    CanceledAgain, Sandbox, Unknown, World,
     answer::{self, Answer, Delivery},
     check::{self, Caller},
     faults::Fault,
@@ -48,6 +48,7 @@ struct Case<'a> {
     fault: Option<Fault>,
     transaction: Option<Number>,
     took_effect: bool,
+    canceled_again: CanceledAgain,
 }
 
 impl Sandbox {
@@ -70,6 +71,7 @@ impl Sandbox {
             fault: None,
             transaction: None,
             took_effect: false,
+            canceled_again: self.options.canceled_again,
         };
         let mut world = self.world();
         let admitted = checked.and_then(|caller| {
@@ -207,7 +209,8 @@ impl Case<'_> {
             State::Pending => "20000",
             State::Paid => "40414",
             State::Expired => "40300",
-            State::Canceled | State::Refunded => "40400",
+            State::Canceled => self.canceled_again.case(),
+            State::Refunded => "40400",
         };
         let mut fields = self.echo();
         let takes_effect = transaction.state == State::Pending;

@@ -169,7 +169,8 @@ impl Client {
         }
         let secrets = secrets_of(&request);
         let ticket = Ticket::default();
-        let body = Body { bytes: Some(request.body.into()), ticket: ticket.clone() };
+        let sent = Bytes::from(request.body);
+        let body = Body { bytes: Some(sent.clone()), ticket: ticket.clone() };
         let failed = |e: reqwest::Error| match e {
             e if ticket.take() => SendError::NotSent(self.explain(&e)),
             e if e.is_timeout() => SendError::TimedOut(self.timeout),
@@ -193,6 +194,12 @@ impl Client {
         // What a provider repeats of our secrets must not get into a log or an event.
         for secret in &secrets {
             blot_out(&mut body, secret);
+        }
+        // A gateway's refusal may come with another status; its body then says 401.
+        let refused =
+            response::Answer::read(&body).and_then(|answer| answer.code).is_some_and(|c| c.http_status() == 401);
+        if http_status == 401 || refused {
+            response::blot_out_signatures(&mut body, &sent);
         }
         Ok(Reply { http_status, body, retry_after, date })
     }

@@ -4,6 +4,7 @@
 use super::{Code, sign};
 use crate::command::Amount;
 use chrono::{DateTime, Datelike, NaiveDateTime, TimeZone, Utc};
+use secrecy::SecretString;
 use serde_json::{Map, Value};
 use std::time::Duration;
 
@@ -54,12 +55,11 @@ impl Answer {
     }
 }
 
-/// A token call's answer.
-#[derive(Debug, PartialEq, Eq)]
+/// A token call's answer. It has no `Debug`, as nothing that holds a token has.
 pub struct TokenAnswer {
     pub code: Option<Code>,
     pub message: Option<String>,
-    pub access_token: Option<String>,
+    pub access_token: Option<SecretString>,
     pub expires_in: Option<Duration>,
 }
 
@@ -78,7 +78,7 @@ impl TokenAnswer {
         Some(Self {
             code: field_text(&fields, "responseCode").and_then(|code| Code::parse(&code)),
             message: field_text(&fields, "responseMessage"),
-            access_token: token.filter(|token| !token.is_empty()).map(str::to_owned),
+            access_token: token.filter(|token| !token.is_empty()).map(SecretString::from),
             // A week is longer than any provider says; it bounds what a nonsense number can do.
             expires_in: seconds.filter(|s| *s >= 0.0).map(|s| Duration::from_secs_f64(s.min(604_800.0))),
         })
@@ -96,6 +96,44 @@ fn field_text(fields: &Map<String, Value>, name: &str) -> Option<String> {
 
 fn cut(text: &str) -> String {
     text.chars().take(MAX_TEXT).collect()
+}
+
+/// Shorter than any signature in base64 or hex (an HMAC-SHA256 in hex has 64), longer than any word, id or reference.
+const LEAST_SIGNATURE: usize = 64;
+
+/// Blots out what may be a signature in a refusal: a bank may repeat the one that it expected, which is as good as ours. JSON may
+/// have a character of it escaped. What stands in the body that was sent is no secret: a reference can be as long.
+pub fn blot_out_signatures(body: &mut [u8], sent: &[u8]) {
+    let mut at = 0;
+    while at < body.len() {
+        let (characters, len) = signature(&body[at..]);
+        let found = &mut body[at..at + len];
+        if characters >= LEAST_SIGNATURE && !sent.windows(len).any(|part| part == found) {
+            found.fill(b'*');
+        }
+        at += len.max(1);
+    }
+}
+
+/// How many characters of base64, its alphabet for addresses included, or of hex a text begins with, and how long they are there.
+fn signature(text: &[u8]) -> (usize, usize) {
+    let is_of_one = |byte: u8| byte.is_ascii_alphanumeric() || b"+/=-_".contains(&byte);
+    let (mut characters, mut len) = (0, 0);
+    loop {
+        len += match &text[len..] {
+            [b'\\', b'u', code @ ..] if code.len() >= 4 => {
+                let code = std::str::from_utf8(&code[..4]).ok().and_then(|code| u8::from_str_radix(code, 16).ok());
+                if !code.is_some_and(is_of_one) {
+                    return (characters, len);
+                }
+                6
+            }
+            [b'\\', b'/', ..] => 2,
+            [byte, ..] if is_of_one(*byte) => 1,
+            _ => return (characters, len),
+        };
+        characters += 1;
+    }
 }
 
 /// A provider's time with an offset. One that has none is taken as Western Indonesia Time, the zone of the standard.
@@ -134,6 +172,7 @@ fn has_four_digits(year: i32) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use secrecy::ExposeSecret;
 
     #[test]
     fn an_answer_is_read_whatever_its_spelling() {
@@ -191,9 +230,39 @@ mod tests {
             let answer = read(&format!(r#"{{"accessToken":"t","expiresIn":{lifetime}}}"#));
             assert_eq!(answer.expires_in, expected.map(Duration::from_secs), "{lifetime}");
         }
-        assert_eq!(read(r#"{"other":"t"}"#).access_token.as_deref(), Some("t"));
-        assert_eq!(read(r#"{"accessToken":""}"#).access_token, None);
-        assert_eq!(TokenAnswer::read(b"<html>", &[], &[]), None);
+        let token = |body: &str| read(body).access_token.map(|token| token.expose_secret().to_owned());
+        assert_eq!(token(r#"{"other":"t"}"#).as_deref(), Some("t"));
+        assert_eq!(token(r#"{"accessToken":""}"#), None);
+        assert!(TokenAnswer::read(b"<html>", &[], &[]).is_none());
+    }
+
+    #[test]
+    fn what_may_be_a_signature_is_blotted_out() {
+        const REFERENCE: &str = "R123456789012345678901234567890123456789012345678901234567890123";
+        let blotted = |text: &str| {
+            let mut body = text.as_bytes().to_vec();
+            blot_out_signatures(&mut body, format!(r#"{{"originalReferenceNo":"{REFERENCE}"}}"#).as_bytes());
+            String::from_utf8(body).unwrap()
+        };
+        let stars = |count: usize| "*".repeat(count);
+        let (hex, base64) = ("0a".repeat(32), format!("{}==", "aB+/9-_z".repeat(11)));
+        for signature in [&hex, &base64] {
+            let said = blotted(&format!(r#"{{"responseMessage":"expected {signature}, not that"}}"#));
+            assert_eq!(said, format!(r#"{{"responseMessage":"expected {}, not that"}}"#, stars(signature.len())));
+        }
+        let escaped = format!(r"{}\/\u002b\u003D", "a".repeat(61));
+        assert_eq!(blotted(&escaped), stars(escaped.len()));
+        // One less; words and references; a text that is none of base64.
+        for good in [
+            REFERENCE,
+            &"a".repeat(63),
+            "Unauthorized. Signature 4017700",
+            &format!("{}é", "a".repeat(63)),
+            r"\u0",
+            "\\",
+        ] {
+            assert_eq!(blotted(good), good);
+        }
     }
 
     #[test]

@@ -160,7 +160,7 @@ fn judge(status: Result<u16, SendError>, answer: Option<TokenAnswer>, code: Opti
         None => format!("HTTP {status} {message}"),
     };
     match (status, answer) {
-        (200, Some(TokenAnswer { access_token: Some(token), expires_in, .. })) => Ok((token.into(), expires_in)),
+        (200, Some(TokenAnswer { access_token: Some(token), expires_in, .. })) => Ok((token, expires_in)),
         (400 | 401 | 403, _) => Err(SendError::TokenRefused(said)),
         _ if code.is_some_and(|code| {
             code.service() == Operation::Token.service() && matches!(code.http_status(), 400 | 401 | 403)

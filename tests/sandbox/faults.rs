@@ -3,7 +3,7 @@
 use super::rig::{Rig, client, code_of, fresh_id, json_of};
 use chrono::Utc;
 use qris_cancel_worker::{
-    sandbox::{Fault, Options, Unknown},
+    sandbox::{CanceledAgain, Fault, Options, Unknown},
     snap::{Operation, SendError},
 };
 use serde_json::{Value, json};
@@ -102,6 +102,21 @@ async fn faults_of_queries_cancel_nothing_and_tokens_really_end() {
     let picture = rig.control("GET", "", Value::Null).await;
     assert_eq!(picture["accounts"]["ifortepay-symmetric"]["transactions"], json!({ "pending": FAULTS.len() + 1 }));
     assert_eq!(picture["accounts"]["ifortepay"]["injected"], json!({}));
+}
+
+#[tokio::test]
+async fn a_bank_can_refuse_the_cancel_of_what_is_cancelled_already() {
+    for (canceled_again, code) in [(CanceledAgain::InvalidStatus, "4047700"), (CanceledAgain::NotPermitted, "4037715")]
+    {
+        let rig = Rig::start(Options { canceled_again, ..Options::default() }).await;
+        for expected in ["2007700", code] {
+            let reply = rig.call("bnc", Operation::Cancel, "R1").await.unwrap();
+            assert_eq!(code_of(&reply), expected);
+        }
+        assert_eq!(json_of(&rig.call("bnc", Operation::Query, "R1").await.unwrap())["latestTransactionStatus"], "05");
+        let seen = rig.transaction("bnc", "R1").await;
+        assert_eq!((&seen["state"], &seen["history"].as_array().unwrap().len()), (&json!("canceled"), &2));
+    }
 }
 
 #[tokio::test]
