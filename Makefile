@@ -1,5 +1,5 @@
 # Everything that is needed is set up by the target that needs it.
-.PHONY: build package demo test test-rabbitmq4 test-grafana test-clients dashboards schemas faults check deny fuzz soak
+.PHONY: build package demo test test-rabbitmq4 test-grafana test-image test-clients dashboards schemas faults check deny fuzz soak
 
 build:
 	cargo build --release --locked
@@ -18,13 +18,16 @@ test-rabbitmq4:
 	scripts/rabbitmq4 cargo test --locked --no-fail-fast --test broker --test cli --test input --test faults --test chaos \
 	  --test confirms --test limits --test secrets
 
-# What operators see: dashboards, alerts and the runbook, with a real Prometheus, RabbitMQ and workers. Some minutes. Where a Docker
-# engine is, it builds the image, too, and says so where none is.
+# What operators see: dashboards, alerts and the runbook, with a real Prometheus, RabbitMQ and workers. Some minutes.
 test-grafana:
 	@scripts/rabbitmq ensure
 	@scripts/prometheus ensure
 	@scripts/schemas ensure
 	cargo test --locked --test grafana
+
+# The image, which takes a Docker engine.
+test-image:
+	cargo test --locked --test grafana the_image_is_built_and_runs -- --ignored
 
 # A Debian package, with a systemd unit: target/debian/qris-cancel-worker_VERSION_ARCH.deb.
 package: build
@@ -63,12 +66,19 @@ check:
 	cargo clippy --test grafana --test clients --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --document-private-items --locked
 
-# Bans, licences and sources of the dependencies, as deny.toml has them; installs cargo-deny into target/tools if it is not there.
+# Bans, licences and sources of the dependencies, as deny.toml has them, and known holes in them where the database of RustSec can be
+# fetched: where it cannot, a line says so. Installs cargo-deny into target/tools if it is not there.
 deny: TOOLS ?= $(or $(CARGO_TARGET_DIR),target)/tools
 deny:
 	@command -v cargo-deny >/dev/null || [ -x "$(TOOLS)/bin/cargo-deny" ] || \
 	  cargo install cargo-deny --version 0.20.2 --locked --no-default-features --root "$(TOOLS)"
-	PATH="$(abspath $(TOOLS))/bin:$$PATH" cargo deny --log-level error --locked check bans licenses sources
+	@export PATH="$(abspath $(TOOLS))/bin:$$PATH"; set -e; \
+	  cargo deny --log-level error --locked check bans licenses sources; \
+	  if said=$$(timeout 120 cargo deny --log-level error --locked fetch db 2>&1); then \
+	    cargo deny --log-level error --offline --locked check advisories; \
+	  else \
+	    echo "deny: NOT CHECKED: advisories. The database of RustSec could not be fetched: $$(echo "$$said" | tail -n 1)"; \
+	  fi
 
 # What reads others' bytes, fed with nonsense: each of the targets in tests/fuzz.rs for so many seconds, and the seeds printed.
 fuzz: FUZZ_SECONDS ?= 600

@@ -19,8 +19,11 @@ impl Resolver<'_> {
         self.write("hosts", if known { "127.0.0.1 localhost\n" } else { "" });
     }
 
-    /// What a worker is started by to use them; `None` where that right is missing.
-    fn inside(&self) -> Option<Vec<String>> {
+    /// What a worker is started by to use them: in a user namespace of its own, or as root without one.
+    ///
+    /// # Panics
+    /// Where that right is missing.
+    fn inside(&self) -> Vec<String> {
         self.write("nsswitch.conf", "hosts: files dns\n");
         // Nobody answers there, as when the network to the name server is down.
         self.write("resolv.conf", "nameserver 127.255.255.254\noptions timeout:1 attempts:1\n");
@@ -28,11 +31,22 @@ impl Resolver<'_> {
         let mounts: String = ["hosts", "nsswitch.conf", "resolv.conf"]
             .map(|name| format!("mount --bind {} /etc/{name} && ", self.0.join(name).display()))
             .concat();
-        [["-r", "-m"], ["-m", "--"]].into_iter().find_map(|rights| {
+        let mut refused = Vec::new();
+        let inside = [["-r", "-m"], ["-m", "--"]].into_iter().find_map(|rights| {
             let mut line: Vec<_> = ["unshare"].into_iter().chain(rights).map(str::to_owned).collect();
             line.extend(["sh".into(), "-c".into(), format!("{mounts}exec \"$0\" \"$@\"")]);
-            let tried = Command::new(&line[0]).args(&line[1..]).arg("true").output();
-            tried.is_ok_and(|tried| tried.status.success()).then_some(line)
+            match Command::new(&line[0]).args(&line[1..]).arg("true").output() {
+                Ok(tried) if tried.status.success() => return Some(line),
+                Ok(tried) => refused.push(String::from_utf8_lossy(&tried.stderr).trim().to_owned()),
+                Err(error) => refused.push(error.to_string()),
+            }
+            None
+        });
+        inside.unwrap_or_else(|| {
+            panic!(
+                "this test needs a mount namespace, as in `unshare -r -m true`: allow user namespaces, run it as root, or leave it out \
+                 by `cargo test --test faults -- --skip names::` ({refused:?})"
+            )
         })
     }
 }
@@ -42,11 +56,7 @@ async fn a_name_is_gone(fault: &str, rename: impl FnOnce(&mut Rig), cut: impl Fn
     rename(&mut rig);
     let folder = rig.place.dir.path().to_owned();
     let resolver = Resolver(&folder);
-    let Some(inside) = resolver.inside() else {
-        println!("SKIPPED: {fault}: here nobody may make a mount namespace (unshare -m)");
-        return;
-    };
-    rig.place.inside = inside;
+    rig.place.inside = resolver.inside();
     let worker = rig.worker().await;
     rig.pause().await;
     let unknown = worker.metric(UNKNOWN).await;
