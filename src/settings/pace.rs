@@ -10,12 +10,23 @@ use crate::{
 };
 use std::{ops::RangeInclusive, time::Duration};
 
+/// So many messages of an account are in memory at once: 128 MB with the `max_message_size` that the README asks for, 16 GB without it
+/// on RabbitMQ 4.
+const MAX_IN_FLIGHT: u16 = 1_000;
+
 impl Reader<'_> {
     pub fn limits(&mut self, section: &str, raw: &RawAccount) {
         let key = |key: &str| format!("{section}.{key}");
         let (connect, timeout) = (raw.connect_timeout_ms, raw.timeout_ms);
         if raw.max_in_flight == 0 {
             self.problem(&key("max_in_flight"), "must be at least 1; to take no commands set state = \"paused\"");
+        }
+        if raw.max_in_flight > MAX_IN_FLIGHT {
+            let reason = format!(
+                "must be at most {MAX_IN_FLIGHT}: so many messages are held in memory at once; found {}; for more, start another worker",
+                raw.max_in_flight
+            );
+            self.problem(&key("max_in_flight"), reason);
         }
         if connect == 0 {
             self.problem(&key("connect_timeout_ms"), "must be at least 1");
