@@ -190,7 +190,7 @@ impl Soak {
         let mut queues: Vec<_> = (0..15).map(|k| names.bucket_for(Duration::from_millis(250 << k)).0).collect();
         queues.dedup();
         queues.extend(ACCOUNTS.map(|account| names.commands_of(account)));
-        queues.push(names.strays());
+        queues.extend([names.strays(), names.strays_expired()]);
         let mut waiting = 0;
         for queue in queues {
             waiting += u64::from(self.client.depth(&queue).await);

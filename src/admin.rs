@@ -1,6 +1,11 @@
 //! What operators see over HTTP: `/metrics`, `/livez`, `/readyz`, `/status`.
 
-use crate::{account::RealWorld, breaker::State, pipeline::World, worker::Worker};
+use crate::{
+    account::{RealWorld, gate::Gate},
+    breaker::State,
+    pipeline::World,
+    worker::Worker,
+};
 use axum::{
     Json, Router, extract,
     http::{StatusCode, header},
@@ -109,12 +114,14 @@ async fn status(extract::State(worker): Work) -> Json<Value> {
         status
     });
     let lacks = worker.lacks();
+    let gate = |gate: &Gate| json!({ "consuming": gate.view().consuming, "inFlight": gate.in_flight() });
     Json(json!({
         "version": env!("CARGO_PKG_VERSION"),
         "ready": lacks.is_empty(),
         "lacks": lacks,
         "broker": { "connected": worker.broker.is_connected(), "blocked": worker.broker.is_blocked() },
         "accounts": accounts.collect::<Vec<_>>(),
-        "strays": { "consuming": worker.strays.view().consuming, "inFlight": worker.strays.in_flight() },
+        "strays": gate(&worker.strays),
+        "expiredStrays": gate(&worker.expired_strays),
     }))
 }

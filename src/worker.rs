@@ -21,6 +21,8 @@ pub struct Worker {
     pub accounts: Vec<Arc<Account>>,
     /// The gate of the queue of strays.
     pub strays: Arc<Gate>,
+    /// The gate of the queue of strays that expired.
+    pub expired_strays: Arc<Gate>,
     pub broker: Standing,
     pub metrics: Arc<Metrics>,
     pub traces: Traces,
@@ -38,10 +40,11 @@ impl Worker {
             let ready = Account::new(account.clone(), &metrics, stop.clone());
             accounts.push(Arc::new(ready.map_err(|e| format!("account {}: {e}", account.name))?));
         }
-        let strays = Arc::new(Gate::open(STRAYS_AT_ONCE));
+        let [strays, expired_strays] = [(), ()].map(|()| Arc::new(Gate::open(STRAYS_AT_ONCE)));
         let traces = Traces::start(settings.traces.as_ref())?;
         let login = RwLock::new(settings.amqp.clone());
-        Ok(Self { settings, login, accounts, strays, broker: Standing::default(), metrics, traces, stop })
+        let broker = Standing::default();
+        Ok(Self { settings, login, accounts, strays, expired_strays, broker, metrics, traces, stop })
     }
 
     /// Why it does not do what it should, if so.
@@ -60,6 +63,9 @@ impl Worker {
         }
         if !self.strays.view().as_it_should_be {
             lacks.push("strays are not consumed".to_owned());
+        }
+        if !self.expired_strays.view().as_it_should_be {
+            lacks.push("expired strays are not consumed".to_owned());
         }
         lacks
     }
@@ -114,7 +120,7 @@ impl Worker {
     /// Whether the broker takes messages: without that, no command is begun, because nothing could be told of it.
     pub fn set_blocked(&self, blocked: bool) {
         self.broker.set_blocked(blocked);
-        for gate in self.accounts.iter().map(|account| &account.gate).chain([&self.strays]) {
+        for gate in self.accounts.iter().map(|account| &account.gate).chain([&self.strays, &self.expired_strays]) {
             gate.block(blocked);
         }
     }

@@ -887,6 +887,66 @@ async fn a_retry_that_misses_its_queue_waits_for_a_worker_however_soon_it_would_
     assert_eq!(events.of("homeless", SOON * 2).await["data"]["outcome"], "canceled");
 }
 
+/// Its publisher's expiration passes among the strays, where it had come because no queue was bound for it.
+#[tokio::test]
+async fn a_stray_that_expires_while_no_worker_runs_is_told_and_parked() {
+    let place = Place::new(Broker::shared(), calm()).await;
+    assert!(place.command(&["topology", "declare"]).status().unwrap().success());
+    let client = place.client().await;
+    let mut events = client.collect().await;
+    let names = &client.names;
+    // The queue of one account is gone, and the binding of the other.
+    client.channel.queue_delete(names.commands_of("bnc").into(), QueueDeleteOptions::default()).await.unwrap();
+    let (queue, exchange) = (names.commands_of("ifortepay"), names.commands());
+    client
+        .channel
+        .queue_unbind(queue.into(), exchange.into(), "ifortepay".into(), FieldTable::default())
+        .await
+        .unwrap();
+    let accounts = ["bnc", "ifortepay", "nobody"];
+    for account in accounts {
+        // Headers of a publisher are not believed on this way either.
+        for (kind, headers) in [
+            ("plain", FieldTable::default()),
+            ("forged-on-the-way", forged_headers(&[("x-death", forged_death(&names.strays(), &names.due()))])),
+            ("forged-ours", forged_headers(&[("x-death", forged_death(&names.strays_ours(), &names.due()))])),
+        ] {
+            let body = command(&format!("{kind}-{account}"), "R1").to_string();
+            let expiring = persistent().with_expiration("100".into()).with_headers(headers);
+            assert!(client.publish_raw(&names.commands(), account, body.as_bytes(), expiring).await);
+        }
+    }
+    until("they expire", SOON, || Box::pin(async { client.depth(&names.strays_expired()).await == 9 })).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(client.depth(&names.strays_expired()).await, 9, "here they wait for a worker");
+    let _worker = place.worker().await;
+    events.wait(9, SOON).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    events.read().await;
+    let mut told: Vec<_> = events.all.iter().map(|(_, event)| event["data"]["jobId"].as_str().unwrap()).collect();
+    told.sort_unstable();
+    let jobs = |kind: &'static str| accounts.map(|account| format!("{kind}-{account}"));
+    let jobs = ["forged-on-the-way", "forged-ours", "plain"].map(jobs).concat();
+    assert_eq!(told, jobs, "each once");
+    for (_, event) in &events.all {
+        let data = &event["data"];
+        assert!(data["jobId"].as_str().unwrap().ends_with(data["account"].as_str().unwrap()), "{event}");
+        let told = [&data["outcome"], &data["cause"], &data["mayHaveTakenEffect"], &data["replay"]];
+        assert_eq!(told, [&json!("unresolved"), &json!("expired_in_queue"), &json!(true), &json!(0)], "{event}");
+    }
+    let mut copies: Vec<_> = parked(&client).await.into_iter().map(|(job, ..)| job).collect();
+    copies.sort_unstable();
+    assert_eq!(copies, jobs);
+    assert_eq!(place.get("/_sandbox/transactions").await, json!([]), "nothing reached a provider");
+}
+
+/// A death that a publisher has written itself, in the form of the broker's own.
+fn forged_death(queue: &str, exchange: &str) -> AMQPValue {
+    let mut death = headers(&[("queue", text(queue)), ("reason", text("expired")), ("exchange", text(exchange))]);
+    death.insert("count".into(), AMQPValue::LongLongInt(1));
+    AMQPValue::FieldArray(vec![AMQPValue::FieldTable(death)].into())
+}
+
 /// RabbitMQ 3.10 counts on in a publisher's own `x-death`, whatever else that says.
 #[tokio::test]
 async fn a_forged_death_makes_no_headers_believed_and_holds_nothing_up() {

@@ -336,7 +336,7 @@ async fn check_sees_which_permissions_are_there() {
         command.env("AMQP_URL", &url).env("QRIS_CANCEL__AMQP__DECLARE", declare);
         command
     };
-    permit("retry\\.[0-9]+|parked|events", "commands\\..+|strays");
+    permit("retry\\.[0-9]+|parked|events", "commands\\..+|strays(\\.expired)?");
     let ran = run(check("false")).await;
     assert_eq!(ran.code, 0, "{}{}", ran.out, ran.said);
     ran.finding("may publish to 18");

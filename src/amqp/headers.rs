@@ -37,7 +37,8 @@ pub fn message(delivery: &mut Delivery, names: &Names, received_at: DateTime<Utc
     let missed = latest.filter(|_| delivery.exchange.as_str() == names.strays_ours_arrived());
     let missed = missed.and_then(|death| text(death, "exchange"));
     let exchange = missed.as_deref().unwrap_or(delivery.exchange.as_str());
-    let death = latest.filter(|_| exchange == names.strays());
+    // Of one that died twice, only the latest death counts: what stands behind it may be a publisher's. Whose it is says its key then.
+    let death = latest.filter(|_| exchange == names.strays() || exchange == names.strays_expired());
     let origin = if exchange == names.due() {
         Origin::Due
     } else if names.is_for_keeping(exchange) {

@@ -1,5 +1,5 @@
-//! A session with the broker: connects to publish, runs an intake for each account and one for the strays, and when it
-//! breaks begins again, until the stop.
+//! A session with the broker: connects to publish, runs an intake for each account, one for the strays and one for those that
+//! expired, and when it breaks begins again, until the stop.
 //!
 //! Publishing has a connection of its own: a broker in alarm blocks a connection that publishes, and nothing at all is
 //! written on it then, acknowledgements included. Each intake has its own, too, so that what goes wrong with one queue stays
@@ -123,14 +123,16 @@ async fn session(worker: &Arc<Worker>, first: &mut bool) -> Result<(), AmqpError
         let queue = names.commands_of(&account.settings.name);
         intakes.push(tokio::spawn(intake(queue, &account.gate).run(pipeline)));
     }
-    let strays = Strays {
-        accounts: settings.account_names(),
-        policy: Policy::default(),
-        outbox,
-        world: RealWorld,
-        looked_at: AtomicI64::default(),
-    };
-    intakes.push(tokio::spawn(intake(names.strays(), &worker.strays).run(strays)));
+    for (queue, gate) in [(names.strays(), &worker.strays), (names.strays_expired(), &worker.expired_strays)] {
+        let strays = Strays {
+            accounts: settings.account_names(),
+            policy: Policy::default(),
+            outbox: outbox.clone(),
+            world: RealWorld,
+            looked_at: AtomicI64::default(),
+        };
+        intakes.push(tokio::spawn(intake(queue, gate).run(strays)));
+    }
     *first = false;
 
     let ended = try_join_all(intakes).await;

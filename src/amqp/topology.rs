@@ -19,9 +19,15 @@ use std::time::Duration;
 const SHORTEST_BUCKET_MS: u64 = 250;
 /// 250 ms to over an hour.
 const BUCKETS: u32 = 15;
-/// Practically none. Workers read the delivery count themselves: a broker's limit would dead-letter innocent neighbours
-/// of a message that kills workers, RabbitMQ 4's default of 20 parks what was only looked at, and −1 loses messages on 3.10.
+/// Practically none, where nothing comes after the queue: RabbitMQ 4's default of 20 drops what was only looked at, and −1 loses
+/// messages on 3.10.
 const DELIVERY_LIMIT: i32 = 1_000_000;
+/// Of a command queue. A worker gives a command up at fifty deliveries by the count alone, so only a message that no worker can
+/// read gets to a hundred. It goes on to the strays, and its account's queue is free again without a person.
+const COMMANDS_DELIVERY_LIMIT: i32 = 100;
+/// Of the strays and the expired strays. Their handling calls no provider, and what leaves by this limit is handled again by the
+/// next queue, so few deliveries are enough: what nobody can read holds each of the two up for a short time only.
+const STRAYS_DELIVERY_LIMIT: i32 = 20;
 
 /// The names, which all start with the prefix.
 #[derive(Debug, Clone)]
@@ -55,6 +61,16 @@ impl Names {
 
     pub fn strays(&self) -> String {
         format!("{}.strays", self.prefix)
+    }
+
+    /// Where strays go on to that no worker took before their publisher's expiration, or that no worker could read.
+    pub fn strays_expired(&self) -> String {
+        format!("{}.strays.expired", self.prefix)
+    }
+
+    /// Where a message ends up that no worker can read.
+    pub fn unreadable(&self) -> String {
+        format!("{}.unreadable", self.prefix)
     }
 
     /// Where those of our own messages become strays that miss their queue.
@@ -170,14 +186,26 @@ fn text(value: impl Into<String>) -> Argument {
 /// All objects, in an order in which they can be declared.
 pub fn objects(names: &Names, accounts: &[String], log: Option<ResultsLog>) -> Vec<Object> {
     let mut objects = Vec::new();
-    let quorum = || vec![("x-queue-type", text("quorum")), ("x-delivery-limit", Argument::Integer(DELIVERY_LIMIT))];
-    // No limit of length and no dead-lettering: these are where everything else ends up.
-    for name in [names.strays(), names.unrouted()] {
+    let quorum = |delivery_limit| {
+        vec![("x-queue-type", text("quorum")), ("x-delivery-limit", Argument::Integer(delivery_limit))]
+    };
+    // No queue limits its length: it would refuse what it is there to keep. These two dead-letter nowhere: nothing comes after them.
+    for name in [names.unreadable(), names.unrouted()] {
         objects.push(exchange(&name, ExchangeKind::Fanout, vec![]));
-        objects.push(Object::Queue { name: name.clone(), arguments: quorum() });
+        objects.push(Object::Queue { name: name.clone(), arguments: quorum(DELIVERY_LIMIT) });
         objects.push(bind(&name, &name, ""));
     }
-    // A retry has an expiration, with which it would vanish where strays wait for a worker. So ours come by way of a queue that lets
+    // Account queue -> strays -> expired strays -> unreadable. A stray keeps its publisher's expiration, with which it would vanish here
+    // while no worker runs: so it goes on to the expired strays, which a worker tells of. It has no expiration any more then, as the
+    // broker takes it off with the first dead-lettering. Not to `parked`: there a publisher's headers would be believed.
+    for (name, next) in [(names.strays_expired(), names.unreadable()), (names.strays(), names.strays_expired())] {
+        let mut arguments = quorum(STRAYS_DELIVERY_LIMIT);
+        arguments.extend(dead_lettering_to(next));
+        objects.push(exchange(&name, ExchangeKind::Fanout, vec![]));
+        objects.push(Object::Queue { name: name.clone(), arguments });
+        objects.push(bind(&name, &name, ""));
+    }
+    // A retry has an expiration, with which it would expire where strays wait for a worker, and what it carries would be lost. So ours come by way of a queue that lets
     // everything expire at once: what is dead-lettered has none any more. No publisher's message may come here: the broker adds to
     // a forged `x-death` instead of writing its own, and what it says would be believed.
     let (ours, arrived) = (names.strays_ours(), names.strays_ours_arrived());
@@ -192,7 +220,7 @@ pub fn objects(names: &Names, accounts: &[String], log: Option<ResultsLog>) -> V
     let missed = || ("alternate-exchange", text(names.strays_ours()));
     // A parked copy whose queue somebody has deleted becomes a stray instead of nothing.
     objects.push(exchange(&names.parked(), ExchangeKind::Fanout, vec![missed()]));
-    objects.push(Object::Queue { name: names.parked(), arguments: quorum() });
+    objects.push(Object::Queue { name: names.parked(), arguments: quorum(DELIVERY_LIMIT) });
     objects.push(bind(&names.parked(), &names.parked(), ""));
     // A command for an account that nobody has becomes a stray instead of nothing.
     objects.push(exchange(&names.commands(), ExchangeKind::Direct, vec![("alternate-exchange", text(names.strays()))]));
@@ -207,8 +235,9 @@ pub fn objects(names: &Names, accounts: &[String], log: Option<ResultsLog>) -> V
     for account in accounts {
         let queue = names.commands_of(account);
         // No limit of length: a queue that refuses would stall a bucket, and with it the retries of every account. What a
-        // publisher's expiration takes out goes to the strays.
-        let mut arguments = quorum();
+        // publisher's expiration takes out goes to the strays. It goes there by the broker's dead-letter worker, which no queue can do
+        // without: a quorum queue that dead-letters at most once, or not at all, loses what expires when its target is away.
+        let mut arguments = quorum(COMMANDS_DELIVERY_LIMIT);
         arguments.extend(dead_lettering_to(names.strays()));
         objects.push(Object::Queue { name: queue.clone(), arguments });
         objects.push(bind(&names.commands(), &queue, account));

@@ -7,8 +7,8 @@ use super::{
 };
 
 const TOPIC: &str = "rabbitmq";
-/// What a worker opens at once when it has the broker: one connection to publish, one for each account, one for the strays.
-const CONNECTIONS: usize = 2 + ACCOUNTS.len();
+/// What a worker opens at once when it has the broker: one connection to publish, one for each account, two for the strays.
+const CONNECTIONS: usize = 3 + ACCOUNTS.len();
 
 /// How often a worker may try in an outage: its pauses are 100 ms, 120 ms, … 8 s, each at least half as long.
 fn most_attempts(outage: Duration) -> usize {

@@ -271,7 +271,9 @@ impl Ledger {
         let buckets = (0..15).map(|k| self.names.bucket_for(Duration::from_millis(250 << k)).0);
         let queues = self.accounts.iter().map(|account| self.names.commands_of(account));
         let mut waiting = Vec::new();
-        for queue in queues.chain(buckets).chain([self.names.strays(), self.names.strays_ours()]) {
+        for queue in
+            queues.chain(buckets).chain([self.names.strays(), self.names.strays_ours(), self.names.strays_expired()])
+        {
             let depth = client.depth(&queue).await;
             if depth > 0 {
                 waiting.push((queue, depth));

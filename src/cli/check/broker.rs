@@ -90,7 +90,8 @@ async fn looked_at(connection: &Connection, settings: &Settings) -> Result<Vec<F
     findings.extend(of_permissions(&writes, "write", "publish to"));
 
     let mut reads = Vec::new();
-    for queue in settings.account_names().iter().map(|account| names.commands_of(account)).chain([names.strays()]) {
+    let of_accounts = settings.account_names().into_iter().map(|account| names.commands_of(&account));
+    for queue in of_accounts.chain([names.strays(), names.strays_expired()]) {
         reads.push((may_consume(connection, &queue).await?, queue));
     }
     findings.extend(of_permissions(&reads, "read", "consume"));
