@@ -9,6 +9,7 @@
 //! - [`intake`]: one queue, consumed on a connection of its own.
 //! - [`consumer`]: deliveries in, bounded work, acknowledgement out; the only file that acknowledges.
 //! - [`outbox`]: messages out; returns only when the broker has confirmed.
+//! - [`replies`]: copies for requesters, on a connection that may end.
 //! - [`headers`]: what a message carries, and how much of it is believed.
 //!
 //! lapin's own recovery stays off: with it, a channel error leaves a consumer silent for ever and a lost connection is not
@@ -19,6 +20,7 @@ mod dial;
 pub mod headers;
 pub mod intake;
 pub mod outbox;
+mod replies;
 pub mod session;
 pub mod topology;
 

@@ -3,7 +3,11 @@
 //! Publishes are pipelined on one channel, sent in the order of their numbers, and never `mandatory`: lapin pairs returned
 //! messages with the wrong confirm then. Alternate exchanges catch what is unroutable instead.
 
-use super::{headers, topology::Names};
+use super::{
+    headers,
+    replies::{self, Replies},
+    topology::Names,
+};
 use crate::{
     account::RealWorld,
     event::{CONTENT_TYPE, Event, Finish},
@@ -61,15 +65,14 @@ struct Inner {
     turn: std::sync::Mutex<()>,
     /// Held while another channel is opened.
     renewing: Mutex<()>,
-    /// Replies have a channel of their own: a requester's queue must not be able to disturb anything.
-    replies: Mutex<Option<Channel>>,
+    replies: Replies,
     worker: Arc<Worker>,
     /// Set when the session has to be made anew.
     broken: CancellationToken,
 }
 
 impl AmqpOutbox {
-    /// Opens the publishing channels.
+    /// Opens the publishing channel.
     ///
     /// # Errors
     /// When the broker does not let us.
@@ -80,8 +83,14 @@ impl AmqpOutbox {
         broken: CancellationToken,
     ) -> lapin::Result<Self> {
         let channel = std::sync::Mutex::new(confirming(&connection).await?);
-        let (turn, renewing, replies) = (std::sync::Mutex::default(), Mutex::default(), Mutex::default());
+        let (turn, renewing) = (std::sync::Mutex::default(), Mutex::default());
+        let replies = Replies::new(worker.clone());
         Ok(Self(Arc::new(Inner { names, connection, channel, turn, renewing, replies, worker, broken })))
+    }
+
+    /// Ends what is open beside the session's connection.
+    pub async fn close(&self) {
+        self.0.replies.close().await;
     }
 
     async fn confirmed(
@@ -202,29 +211,14 @@ impl AmqpOutbox {
 
     /// Whether a requester's queue may be written to.
     fn may_reply_to(&self, queue: &str) -> bool {
-        if queue.starts_with("amq.rabbitmq.reply-to.") {
-            return true;
+        if let Some(is_direct) = replies::is_direct(queue) {
+            return is_direct;
         }
         !self.0.names.is_ours(queue)
             && self.0.worker.settings.amqp.reply_to_allow.iter().any(|allowed| match allowed.strip_suffix('*') {
                 Some(stem) => queue.starts_with(stem),
                 None => queue == allowed,
             })
-    }
-
-    async fn reply_now(&self, queue: &str, event: &Event, properties: BasicProperties) -> lapin::Result<()> {
-        let mut replies = self.0.replies.lock().await;
-        let channel = match replies.take().filter(|channel| channel.status().connected()) {
-            Some(channel) => channel,
-            None => self.0.connection.create_channel().await?,
-        };
-        // Without confirms, and so without waiting for a queue that does not take it.
-        let sent = channel
-            .basic_publish("".into(), queue.into(), BasicPublishOptions::default(), &event.body, properties)
-            .await?;
-        sent.await?;
-        *replies = Some(channel);
-        Ok(())
     }
 }
 
@@ -315,12 +309,6 @@ impl Outbox for AmqpOutbox {
             debug!(reply_to = queue, "no courtesy copy: the settings do not allow this queue");
             return;
         }
-        // Best effort: what goes wrong here holds nothing up.
-        let replying = self.reply_now(queue, event, of_event(event, message));
-        match tokio::time::timeout(Duration::from_secs(2), replying).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => debug!(%error, reply_to = queue, "the courtesy copy was not taken"),
-            Err(_) => debug!(reply_to = queue, "the courtesy copy took too long"),
-        }
+        self.0.replies.send(queue, &event.body, of_event(event, message)).await;
     }
 }

@@ -136,6 +136,7 @@ async fn session(worker: &Arc<Worker>, first: &mut bool) -> Result<(), AmqpError
     *first = false;
 
     let ended = try_join_all(intakes).await;
+    outbox.close().await;
     close(&publishing).await;
     ended?.into_iter().collect()
 }
