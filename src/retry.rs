@@ -192,10 +192,12 @@ pub enum Later {
     Unpublished,
     /// It was published before its account's queue was there, and is sent to it.
     Rerouted,
+    /// A worker had fetched it and not begun it.
+    Unbegun,
 }
 
 impl Later {
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Open,
         Self::Pending,
         Self::Paying,
@@ -209,6 +211,7 @@ impl Later {
         Self::InHand,
         Self::Unpublished,
         Self::Rerouted,
+        Self::Unbegun,
     ];
 
     pub fn name(self) -> &'static str {
@@ -226,6 +229,7 @@ impl Later {
             Self::InHand => "in_hand",
             Self::Unpublished => "unpublished",
             Self::Rerouted => "rerouted",
+            Self::Unbegun => "unbegun",
         }
     }
 }
@@ -246,7 +250,7 @@ pub fn next(
     let delay = |base: Duration| own(base).max(at_least);
     let doubled = |times: u32| policy.initial.saturating_mul(1 << times.min(31)).min(policy.max);
     match why {
-        Later::Interrupted | Later::InHand => Some(delay(policy.initial)),
+        Later::Interrupted | Later::InHand | Later::Unbegun => Some(delay(policy.initial)),
         Later::Unpublished => {
             let tellings = progress.finish.as_ref().map_or(0, |finish| finish.tellings);
             Some(delay(doubled(tellings.saturating_sub(1))))

@@ -1,16 +1,18 @@
 //! Deliveries in, bounded work, acknowledgement out. The only file that acknowledges: after the handler has returned `Ok`,
-//! which it does once the broker has confirmed every effect. What was not begun goes back; nothing else is ever requeued.
+//! which it does once the broker has confirmed every effect. What was not begun goes back by way of the shortest retry bucket: requeued, it
+//! would come as redelivered, and nobody could tell it from a command that was perhaps sent.
 
 use super::{ACKNOWLEDGED_WITHIN, AmqpError, headers, intake::Intake, topology::Names};
 use crate::{
     account::{Account, RealWorld, gate::Working},
     message::{Carried, Message},
     pipeline::{Ending, NotConfirmed, Outbox, Pipeline, Strays, World},
+    retry::{self, Later, Progress},
     shutdown::Stop,
     worker::Worker,
 };
 use chrono::{DateTime, Utc};
-use futures_util::StreamExt;
+use futures_util::{StreamExt, future::try_join_all};
 use lapin::{
     Channel, Connection, Consumer,
     message::Delivery,
@@ -35,14 +37,26 @@ const HELD_AT_MOST: Duration = Duration::from_secs(290);
 /// A stop does not wait longer for the broker to end a consumer.
 const CANCEL_WITHIN: Duration = Duration::from_secs(5);
 
+/// A stop does not wait longer for the broker to take back what was not begun.
+const HAND_BACK_WITHIN: Duration = Duration::from_secs(5);
+
 /// What is done with a message.
 pub trait Handler: Send + Sync + 'static {
     fn handle(&self, message: &Message) -> impl Future<Output = Result<Ending, NotConfirmed>> + Send;
+    /// Puts a message that was not begun into the shortest retry bucket, with what is known of it; false where that is not how it goes
+    /// back.
+    fn put_back(&self, message: &Message) -> impl Future<Output = Result<bool, NotConfirmed>> + Send;
 }
 
 impl<O: Outbox + 'static> Handler for Pipeline<Arc<Account>, O, RealWorld> {
     async fn handle(&self, message: &Message) -> Result<Ending, NotConfirmed> {
         Pipeline::handle(self, message).await
+    }
+
+    async fn put_back(&self, message: &Message) -> Result<bool, NotConfirmed> {
+        let Some(progress) = unbegun(message) else { return Ok(false) };
+        self.outbox.retry(message, &progress, Later::Unbegun, retry::SHORTEST).await?;
+        Ok(true)
     }
 }
 
@@ -50,6 +64,23 @@ impl<O: Outbox + 'static> Handler for Strays<O, RealWorld> {
     async fn handle(&self, message: &Message) -> Result<Ending, NotConfirmed> {
         Strays::handle(self, message).await
     }
+
+    /// A stray is requeued: from a bucket it would come to an account's queue, and what it is says only how it became one.
+    async fn put_back(&self, _message: &Message) -> Result<bool, NotConfirmed> {
+        Ok(false)
+    }
+}
+
+/// What a command that was not begun carries on: what it came with, and that another worker may have begun it. None where that cannot be
+/// read here.
+fn unbegun(message: &Message) -> Option<Progress> {
+    let mut progress = match &message.carried {
+        Carried::Nothing => Progress::new(message.received_at),
+        Carried::Progress(progress) => (**progress).clone(),
+        Carried::Foreign { .. } | Carried::Damaged => return None,
+    };
+    progress.ambiguous |= message.redelivered;
+    Some(progress)
 }
 
 /// What a session's consumers share.
@@ -114,8 +145,8 @@ pub async fn run<H: Handler>(
         tasks: tasks.clone(),
     };
     // After a fault, what still runs can no longer be acknowledged here.
-    work.take(&mut consumer).await?;
-    hand_back_unbegun(&channel, &mut consumer, intake).await?;
+    let in_hand = work.take(&mut consumer).await?;
+    work.hand_back_unbegun(&channel, &mut consumer, in_hand).await?;
     registered.leave();
     let (running, acknowledged) = (work.running, work.acknowledged);
     running.close();
@@ -148,12 +179,13 @@ struct Work<'a, H> {
 }
 
 impl<H: Handler> Work<'_, H> {
-    async fn take(&self, consumer: &mut Consumer) -> Result<(), AmqpError> {
+    /// Begins what comes, until it is told to leave off: what it has in hand then, and has not begun.
+    async fn take(&self, consumer: &mut Consumer) -> Result<Option<Delivery>, AmqpError> {
         let Intake { queue, gate, shared, .. } = self.intake;
         loop {
             let delivery = tokio::select! {
                 biased;
-                () = self.until.cancelled() => return Ok(()),
+                () = self.until.cancelled() => return Ok(None),
                 () = shared.broken.cancelled() => return Err(AmqpError::session_is_broken(queue)),
                 () = self.torn.cancelled() => return Err(self.left_unacknowledged()),
                 delivery = consumer.next() => delivery,
@@ -165,7 +197,7 @@ impl<H: Handler> Work<'_, H> {
             // There is none only while commands of an earlier session still run.
             let room = tokio::select! {
                 biased;
-                () = self.until.cancelled() => return hand_back(&delivery).await,
+                () = self.until.cancelled() => return Ok(Some(delivery)),
                 () = shared.broken.cancelled() => return Err(AmqpError::session_is_broken(queue)),
                 () = self.torn.cancelled() => return Err(self.left_unacknowledged()),
                 room = gate.room() => room,
@@ -181,12 +213,7 @@ impl<H: Handler> Work<'_, H> {
 
     fn begin(&self, mut delivery: Delivery, working: Working) {
         let (handler, metrics) = (self.handler.clone(), self.intake.shared.worker.metrics.clone());
-        let names = &self.intake.shared.names;
-        let mut message = headers::message(&mut delivery, names, RealWorld.now());
-        // A copy by `CC` has the key of another account, and with that would come back to it.
-        if let Some(account) = names.account_of(&self.intake.queue) {
-            message.routing_key = account.to_owned();
-        }
+        let mut message = self.message(&mut delivery);
         let traces = &self.intake.shared.worker.traces;
         let trace = traces.process(&mut message, &self.intake.queue, delivery.exchange.as_str());
         let (job_id, trace_id) = (tracing::field::Empty, message.trace_id());
@@ -223,6 +250,76 @@ impl<H: Handler> Work<'_, H> {
         };
         self.tasks.spawn(self.running.track_future(traced.over(task.instrument(span))));
     }
+
+    fn message(&self, delivery: &mut Delivery) -> Message {
+        let names = &self.intake.shared.names;
+        let mut message = headers::message(delivery, names, RealWorld.now());
+        // A copy by `CC` has the key of another account, and with that would come back to it.
+        if let Some(account) = names.account_of(&self.intake.queue) {
+            message.routing_key = account.to_owned();
+        }
+        message
+    }
+
+    /// Ends the consumer and gives back what it had fetched ahead, all at the same time, so that another worker can begin it.
+    async fn hand_back_unbegun(
+        &self,
+        channel: &Channel,
+        consumer: &mut Consumer,
+        in_hand: Option<Delivery>,
+    ) -> Result<(), AmqpError> {
+        // Nor does a node without a majority answer this; what was fetched comes again when the connection is gone.
+        let cancelling = channel.basic_cancel(consumer.tag(), BasicCancelOptions::default());
+        let Ok(cancelled) = tokio::time::timeout(CANCEL_WITHIN, cancelling).await else {
+            let reason = "the broker did not end the consumer in time (has the queue a leader?)";
+            return Err(AmqpError::Consuming { queue: self.intake.queue.clone(), reason });
+        };
+        cancelled?;
+        let mut fetched: Vec<_> = in_hand.into_iter().collect();
+        while let Ok(Some(Ok(delivery))) = tokio::time::timeout(Duration::from_secs(5), consumer.next()).await {
+            fetched.push(delivery);
+        }
+        let handing_back = fetched.into_iter().map(|delivery| self.hand_back(delivery));
+        try_join_all(handing_back).await.map(drop)
+    }
+
+    async fn hand_back(&self, mut delivery: Delivery) -> Result<(), AmqpError> {
+        let message = self.message(&mut delivery);
+        // A broker in alarm confirms nothing.
+        let is_put_back = !self.intake.shared.worker.broker.is_blocked() && self.put_back(&message).await;
+        let is_told = match is_put_back {
+            true => self.acknowledge(&delivery).await?,
+            false => delivery.acker.nack(BasicNackOptions { requeue: true, ..Default::default() }).await?,
+        };
+        if !is_told {
+            warn!("a command that was not begun could not be handed back; the broker will do it");
+        }
+        Ok(())
+    }
+
+    async fn put_back(&self, message: &Message) -> bool {
+        match tokio::time::timeout(HAND_BACK_WITHIN, self.handler.put_back(message)).await {
+            Ok(Ok(is_put_back)) => is_put_back,
+            Ok(Err(error)) => {
+                warn!(%error, "a command that was not begun goes back as redelivered; it is asked about before it is cancelled");
+                false
+            }
+            Err(_) => {
+                warn!(
+                    "a command that was not begun goes back as redelivered; the broker did not confirm its copy in time"
+                );
+                false
+            }
+        }
+    }
+
+    async fn acknowledge(&self, delivery: &Delivery) -> lapin::Result<bool> {
+        let is_told = delivery.acker.ack(BasicAckOptions::default()).await?;
+        if is_told {
+            *self.acknowledged.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        }
+        Ok(is_told)
+    }
 }
 
 fn age(message: &Message, now: DateTime<Utc>) -> Option<Duration> {
@@ -230,27 +327,4 @@ fn age(message: &Message, now: DateTime<Utc>) -> Option<Duration> {
         Carried::Progress(progress) => progress.age(now),
         _ => Some((now - message.received_at).to_std().unwrap_or_default()),
     }
-}
-
-/// Ends the consumer and gives back what it had fetched ahead, so that another worker can begin it.
-async fn hand_back_unbegun(channel: &Channel, consumer: &mut Consumer, intake: &Intake) -> Result<(), AmqpError> {
-    // Nor does a node without a majority answer this; what was fetched comes again when the connection is gone.
-    let cancelling = channel.basic_cancel(consumer.tag(), BasicCancelOptions::default());
-    let Ok(cancelled) = tokio::time::timeout(CANCEL_WITHIN, cancelling).await else {
-        let reason = "the broker did not end the consumer in time (has the queue a leader?)";
-        return Err(AmqpError::Consuming { queue: intake.queue.clone(), reason });
-    };
-    cancelled?;
-    while let Ok(Some(Ok(delivery))) = tokio::time::timeout(Duration::from_secs(5), consumer.next()).await {
-        hand_back(&delivery).await?;
-    }
-    Ok(())
-}
-
-async fn hand_back(delivery: &Delivery) -> Result<(), AmqpError> {
-    let requeue = BasicNackOptions { requeue: true, ..Default::default() };
-    if !delivery.acker.nack(requeue).await? {
-        warn!("a command that was not begun could not be handed back; the broker will do it");
-    }
-    Ok(())
 }
