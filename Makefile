@@ -16,7 +16,7 @@ test:
 # What talks to a broker, on RabbitMQ 4: RABBITMQ_SERVER's, Docker's, or Debian 13's, which it puts into target/rabbitmq4 (as root).
 test-rabbitmq4:
 	scripts/rabbitmq4 cargo test --locked --no-fail-fast --test broker --test cli --test input --test faults --test chaos \
-	  --test confirms --test limits --test secrets
+	  --test confirms --test isolation --test limits --test secrets
 
 # What operators see: dashboards, alerts and the runbook, with a real Prometheus, RabbitMQ and workers. Some minutes.
 test-grafana:

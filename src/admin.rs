@@ -3,6 +3,7 @@
 use crate::{
     account::{RealWorld, gate::Gate},
     breaker::State,
+    metrics::UNKNOWN,
     pipeline::World,
     worker::Worker,
 };
@@ -66,7 +67,10 @@ async fn metrics(extract::State(worker): Work) -> impl IntoResponse {
     for account in &worker.accounts {
         let (view, seen) = (account.gate.view(), account.seen());
         account.metrics.stands(&view, account.gate.in_flight(), seen.clock_skew(RealWorld.now()));
+        worker.metrics.commands(&account.settings.name).stands(view.suspect);
     }
+    let strays = [&worker.strays, &worker.expired_strays].map(|gate| gate.view());
+    worker.metrics.commands(UNKNOWN).stands(strays.iter().any(|view| view.suspect));
     worker.metrics.broker.stands(&worker.broker);
     worker.metrics.process.stands(&Handle::current().metrics());
     match worker.metrics.text() {
@@ -102,6 +106,7 @@ async fn status(extract::State(worker): Work) -> Json<Value> {
             "state": if view.paused { "paused" } else { "active" },
             "breaker": breaker,
             "consuming": view.consuming,
+            "suspect": view.suspect,
             "inFlight": gate.in_flight(),
             "maxInFlight": gate.limit,
         });
@@ -114,7 +119,10 @@ async fn status(extract::State(worker): Work) -> Json<Value> {
         status
     });
     let lacks = worker.lacks();
-    let gate = |gate: &Gate| json!({ "consuming": gate.view().consuming, "inFlight": gate.in_flight() });
+    let gate = |gate: &Gate| {
+        let view = gate.view();
+        json!({ "consuming": view.consuming, "suspect": view.suspect, "inFlight": gate.in_flight() })
+    };
     Json(json!({
         "version": env!("CARGO_PKG_VERSION"),
         "ready": lacks.is_empty(),

@@ -54,6 +54,11 @@ pub enum AmqpError {
     Panicked(#[from] tokio::task::JoinError),
     #[error("{queue}: {reason}")]
     Consuming { queue: String, reason: &'static str },
+    #[error("{queue}: a message was left unacknowledged, so that the broker delivers it again")]
+    LeftUnacknowledged { queue: String },
+    /// A message that cannot be read has ended the connection on which it was delivered.
+    #[error("{queue}: a message cannot be read: {error}")]
+    Unreadable { queue: String, error: lapin::Error },
 }
 
 /// What to look at.
@@ -62,6 +67,21 @@ fn hint(error: &lapin::Error) -> &'static str {
 }
 
 impl AmqpError {
+    /// What has ended a connection that consumes: a message that lapin cannot parse or that the broker cannot write, or something else. A
+    /// broker that stops says 320, and one that is gone says nothing.
+    fn of_consumer(queue: &str, error: lapin::Error) -> Self {
+        use lapin::protocol::{AMQPErrorKind::Hard, AMQPHardError};
+        let is_about_a_message = match error.kind() {
+            lapin::ErrorKind::ParsingError(_) => true,
+            lapin::ErrorKind::ProtocolError(said) => matches!(
+                said.kind(),
+                Hard(AMQPHardError::INTERNALERROR | AMQPHardError::FRAMEERROR | AMQPHardError::UNEXPECTEDFRAME)
+            ),
+            _ => false,
+        };
+        if is_about_a_message { Self::Unreadable { queue: queue.to_owned(), error } } else { error.into() }
+    }
+
     fn session_is_broken(queue: &str) -> Self {
         Self::Consuming { queue: queue.to_owned(), reason: "the session is broken" }
     }

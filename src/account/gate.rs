@@ -19,6 +19,10 @@ use tokio::{
 /// Between two ways of taking there is a moment without a consumer; so long it is none that is missed.
 const SWITCH_WITHIN: Duration = Duration::from_secs(5);
 
+/// A queue that is suspect has a connection that ends again and again, and is worked all the same: the longest pause between two, and
+/// the time to connect.
+const SUSPECT_WITHIN: Duration = Duration::from_secs(20);
+
 /// How commands are taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Taking {
@@ -33,6 +37,8 @@ pub struct Gate {
     pub limit: u16,
     slots: Arc<Semaphore>,
     working: AtomicUsize,
+    /// How many messages were begun.
+    begun: AtomicUsize,
     inner: Mutex<Inner>,
     changed: Notify,
     started: Instant,
@@ -45,6 +51,8 @@ struct Inner {
     /// The broker takes no messages, so that nothing could be told.
     blocked: bool,
     consumer: Consumer,
+    /// A message in the queue could not be read.
+    suspect: bool,
 }
 
 /// Whether the broker has our consumer.
@@ -65,6 +73,8 @@ pub struct View {
     /// How long a rest still takes.
     pub rest_left: Option<Duration>,
     pub consuming: bool,
+    /// A message in the queue could not be read, so it is consumed one message at a time.
+    pub suspect: bool,
     /// The queue is consumed, or on purpose is not.
     pub as_it_should_be: bool,
 }
@@ -76,11 +86,13 @@ impl Gate {
             paused: state == settings::State::Paused,
             blocked: false,
             consumer: Consumer::Missing,
+            suspect: false,
         };
         Self {
             limit,
             slots: Arc::new(Semaphore::new(limit.into())),
             working: AtomicUsize::new(0),
+            begun: AtomicUsize::new(0),
             inner: Mutex::new(inner),
             changed: Notify::new(),
             started: Instant::now(),
@@ -104,13 +116,14 @@ impl Gate {
             State::Resting { .. } => Taking::Nothing,
         };
         let consuming = inner.consumer == Consumer::Registered;
+        let switch_within = if inner.suspect { SUSPECT_WITHIN } else { SWITCH_WITHIN };
         let as_it_should_be = match inner.consumer {
             _ if taking == Taking::Nothing => true,
             Consumer::Registered => true,
-            Consumer::Switching(since) => since.elapsed() < SWITCH_WITHIN,
+            Consumer::Switching(since) => since.elapsed() < switch_within,
             Consumer::Missing => false,
         };
-        View { taking, paused: inner.paused, breaker, rest_left, consuming, as_it_should_be }
+        View { taking, paused: inner.paused, breaker, rest_left, consuming, suspect: inner.suspect, as_it_should_be }
     }
 
     /// Waits until commands are taken otherwise than so.
@@ -166,6 +179,23 @@ impl Gate {
         }
     }
 
+    /// A message in the queue could not be read, which has ended the connection; true if that is news. The next one begins soon.
+    pub fn suspect(&self) -> bool {
+        let mut inner = self.lock();
+        inner.consumer = Consumer::Switching(Instant::now());
+        !std::mem::replace(&mut inner.suspect, true)
+    }
+
+    /// Every message can be read again.
+    pub fn trust(&self) {
+        self.lock().suspect = false;
+    }
+
+    /// The connection has ended for a reason that is no message's.
+    pub fn lose(&self) {
+        self.lock().consumer = Consumer::Missing;
+    }
+
     /// The broker has our consumer, until this is dropped. Dropped without [`Registered::leave`], it is missing.
     pub fn registered(self: &Arc<Self>) -> Registered {
         self.lock().consumer = Consumer::Registered;
@@ -180,12 +210,18 @@ impl Gate {
     /// A message is being worked on, until this is dropped.
     pub fn begin(self: &Arc<Self>, room: Room) -> Working {
         self.working.fetch_add(1, Ordering::Relaxed);
+        self.begun.fetch_add(1, Ordering::Relaxed);
         Working { gate: self.clone(), _room: room }
     }
 
     /// How many messages are being worked on.
     pub fn in_flight(&self) -> usize {
         self.working.load(Ordering::Relaxed)
+    }
+
+    /// How many messages were begun so far.
+    pub fn begun(&self) -> usize {
+        self.begun.load(Ordering::Relaxed)
     }
 
     fn change<T>(&self, act: impl FnOnce(&mut Inner, Duration) -> T) -> T {
@@ -305,5 +341,28 @@ mod tests {
         assert!(!gate.view().as_it_should_be, "it was not left off on purpose");
         gate.pause(true);
         assert!(gate.view().as_it_should_be, "now it is off on purpose");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_queue_that_is_suspect_is_ready_while_it_is_worked() {
+        let gate = gate();
+        drop(gate.registered());
+        assert!(gate.suspect() && !gate.suspect(), "it is news once");
+        for _ in 0..100 {
+            tokio::time::sleep(SWITCH_WITHIN * 2).await;
+            assert!(gate.view().suspect && gate.view().as_it_should_be);
+            drop(gate.registered());
+            gate.suspect();
+        }
+        gate.lose();
+        assert!(!gate.view().as_it_should_be, "the broker has gone");
+        gate.begin_consuming();
+        assert!(!gate.view().as_it_should_be);
+        gate.suspect();
+        tokio::time::sleep(SUSPECT_WITHIN).await;
+        assert!(!gate.view().as_it_should_be, "nobody works it");
+        let _registered = gate.registered();
+        gate.trust();
+        assert!(!gate.view().suspect && gate.view().as_it_should_be);
     }
 }

@@ -129,9 +129,9 @@ pub async fn run<H: Handler>(
         let reason = "the broker did not register the consumer in time (has the queue a leader?)";
         return Err(AmqpError::Consuming { queue: intake.queue.clone(), reason });
     };
-    let mut consumer = consumer?;
+    let mut consumer = consumer.map_err(|error| AmqpError::of_consumer(&intake.queue, error))?;
     let registered = intake.gate.registered();
-    if intake.shared.announced.load(Ordering::Relaxed) {
+    if intake.shared.announced.load(Ordering::Relaxed) && !intake.gate.view().suspect {
         info!(queue = intake.queue, limit, "consuming again");
     }
     intake.shared.announce();
@@ -190,7 +190,8 @@ impl<H: Handler> Work<'_, H> {
                 () = self.torn.cancelled() => return Err(self.left_unacknowledged()),
                 delivery = consumer.next() => delivery,
             };
-            let Some(delivery) = delivery.transpose()? else {
+            let delivery = delivery.transpose().map_err(|error| AmqpError::of_consumer(queue, error))?;
+            let Some(delivery) = delivery else {
                 let reason = "the broker ended the consumer (was the queue deleted?)";
                 return Err(AmqpError::Consuming { queue: queue.clone(), reason });
             };
@@ -207,8 +208,7 @@ impl<H: Handler> Work<'_, H> {
     }
 
     fn left_unacknowledged(&self) -> AmqpError {
-        let reason = "a message was left unacknowledged, so that the broker delivers it again";
-        AmqpError::Consuming { queue: self.intake.queue.clone(), reason }
+        AmqpError::LeftUnacknowledged { queue: self.intake.queue.clone() }
     }
 
     fn begin(&self, mut delivery: Delivery, working: Working) {
@@ -274,7 +274,7 @@ impl<H: Handler> Work<'_, H> {
             let reason = "the broker did not end the consumer in time (has the queue a leader?)";
             return Err(AmqpError::Consuming { queue: self.intake.queue.clone(), reason });
         };
-        cancelled?;
+        cancelled.map_err(|error| AmqpError::of_consumer(&self.intake.queue, error))?;
         let mut fetched: Vec<_> = in_hand.into_iter().collect();
         while let Ok(Some(Ok(delivery))) = tokio::time::timeout(Duration::from_secs(5), consumer.next()).await {
             fetched.push(delivery);

@@ -1,5 +1,8 @@
 //! One queue, consumed on a connection of its own, as much of it as its gate lets through. What goes wrong here (a queue
 //! deleted, a message that cannot be read) is tried again here, and other queues do not notice.
+//!
+//! A message that cannot be read ends the connection each time that it is delivered. Then the queue is suspect: it is consumed one
+//! message at a time with short pauses, so that the broker soon reaches its limit of deliveries and moves the message away.
 
 use super::{
     AmqpError,
@@ -8,21 +11,29 @@ use super::{
     topology::{self, Object},
 };
 use crate::account::gate::{Gate, Taking};
-use lapin::{Connection, ErrorKind};
+use lapin::Connection;
 use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::{debug, error};
+use tracing::{debug, error, warn};
 
 /// A connection that held this long was a good one: the next pause is short again, and messages are fetched ahead again.
 const GOOD_CONNECTION: Duration = Duration::from_secs(30);
 /// So long, what still runs when a connection is gone can end before its messages come again. What takes longer is a call,
 /// and then the transaction is in hand.
 const SETTLE_WITHIN: Duration = Duration::from_secs(2);
+/// Between two deliveries of a message that cannot be read. The broker moves it away after 100, which so take about half a minute.
+const SUSPECT_PAUSE: Duration = Duration::from_millis(250);
+/// So many ends in a row, twice the broker's limit and some, without a message in between that can be read: this is no matter of one
+/// message, and the usual pauses spare the broker.
+const SUSPECT_ROUNDS: u32 = 250;
 
 /// A queue to consume.
 pub struct Intake {
-    pub objects: Arc<Vec<Object>>,
+    /// What the queue needs.
+    pub objects: Vec<Object>,
+    /// What a message is missed by, if it comes to this queue in the place of another.
+    pub others: Option<Arc<Vec<Object>>>,
     pub queue: String,
     pub gate: Arc<Gate>,
     pub shared: Shared,
@@ -35,10 +46,11 @@ impl Intake {
     /// When the session is broken.
     pub async fn run<H: Handler>(self, handler: H) -> Result<(), AmqpError> {
         let handler = Arc::new(handler);
-        let (mut pauses, mut one_by_one, mut prepared) = (pauses(), false, true);
+        let (mut pauses, mut preparing, mut rounds) = (pauses(), Preparing::Nothing, 0);
         loop {
-            let (begun, tasks) = (Instant::now(), TaskTracker::new());
-            let ended = self.connected(&handler, one_by_one, &tasks, prepared).await;
+            let (begun, tasks, suspect) = (Instant::now(), TaskTracker::new(), self.gate.view().suspect);
+            let begun_before = self.gate.begun();
+            let ended = self.connected(&handler, suspect, &tasks, preparing).await;
             tasks.close();
             if self.shared.stop.soon.is_cancelled() {
                 tasks.wait().await;
@@ -47,9 +59,9 @@ impl Intake {
             if tokio::time::timeout(SETTLE_WITHIN, tasks.wait()).await.is_err() {
                 debug!(queue = self.queue, running = tasks.len(), "calls still run; their commands wait for them");
             }
-            prepared = false;
+            preparing = Preparing::Own;
             let Err(error) = ended else {
-                one_by_one = false;
+                self.trust();
                 continue;
             };
             if self.shared.broken.is_cancelled() {
@@ -58,24 +70,54 @@ impl Intake {
             if begun.elapsed() > GOOD_CONNECTION {
                 pauses.reset();
             }
-            if matches!(&error, AmqpError::Broker(error) if matches!(error.kind(), ErrorKind::ParsingError(_))) {
-                error!(
-                    queue = self.queue,
-                    one_by_one,
-                    "a message in this queue cannot be read: one of its properties is not UTF-8. The queue is consumed one \
-                     message at a time; when this repeats, the message is at the head of the queue: take it out with \
-                     RabbitMQ's management tools"
-                );
-                one_by_one = true;
-            } else {
-                error!(%error, queue = self.queue, "the connection ended; consuming again soon");
+            let pause = match &error {
+                AmqpError::Unreadable { error, .. } => {
+                    self.suspect(error);
+                    rounds = if self.gate.begun() > begun_before { 1 } else { rounds + 1 };
+                    if rounds <= SUSPECT_ROUNDS { SUSPECT_PAUSE } else { pauses.next_pause() }
+                }
+                _ => {
+                    self.gate.lose();
+                    error!(%error, queue = self.queue, "the connection ended; consuming again soon");
+                    pauses.next_pause()
+                }
+            };
+            if matches!(error, AmqpError::LeftUnacknowledged { .. }) {
+                preparing = Preparing::All;
             }
-            let pause = pauses.next_pause();
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = self.shared.stop.soon.cancelled() => return Ok(()),
                 () = self.shared.broken.cancelled() => return Err(error),
             }
+        }
+    }
+
+    /// Says once that a message cannot be read.
+    fn suspect(&self, error: &lapin::Error) {
+        if !self.gate.suspect() {
+            debug!(%error, queue = self.queue, "the message that cannot be read was delivered again");
+            return;
+        }
+        error!(
+            %error,
+            queue = self.queue,
+            unreadable = self.shared.names.unreadable(),
+            "a message in this queue ends the connection on which it is delivered: this worker cannot read it, or the broker cannot write it. \
+             The queue is consumed one message at a time until the broker moves that message away, after its limit of deliveries; then \
+             look for it in the queue that `unreadable` names"
+        );
+    }
+
+    /// For a good while, nothing has come that cannot be read.
+    fn trust(&self) {
+        if self.gate.view().suspect {
+            self.gate.trust();
+            warn!(
+                queue = self.queue,
+                unreadable = self.shared.names.unreadable(),
+                "every message in this queue can be read again; it is consumed as usual"
+            );
         }
     }
 
@@ -85,7 +127,7 @@ impl Intake {
         handler: &Arc<H>,
         one_by_one: bool,
         tasks: &TaskTracker,
-        prepared: bool,
+        preparing: Preparing,
     ) -> Result<(), AmqpError> {
         let purpose = format!("consumes {}", self.queue);
         let connection = tokio::select! {
@@ -93,13 +135,9 @@ impl Intake {
             () = self.shared.stop.soon.cancelled() => return Ok(()),
         };
         let ended = async {
-            // The queue may have been deleted since the session began.
-            if !prepared {
-                let preparing = topology::prepare(&connection, &self.shared.worker.settings.amqp, &self.objects);
-                tokio::select! {
-                    prepared = preparing => prepared?,
-                    () = self.shared.stop.soon.cancelled() => return Ok(()),
-                }
+            tokio::select! {
+                prepared = self.prepare(&connection, preparing) => prepared?,
+                () = self.shared.stop.soon.cancelled() => return Ok(()),
             }
             self.consume(&connection, handler, one_by_one, tasks).await
         };
@@ -114,6 +152,24 @@ impl Intake {
         }
         close(&connection).await;
         ended
+    }
+
+    /// Makes, or looks at, what may have been deleted since the session began. Other objects than the queue's own are no reason not to
+    /// consume it.
+    async fn prepare(&self, connection: &Connection, preparing: Preparing) -> Result<(), AmqpError> {
+        let settings = &self.shared.worker.settings.amqp;
+        if preparing == Preparing::Nothing {
+            return Ok(());
+        }
+        topology::prepare(connection, settings, &self.objects).await?;
+        let Some(others) = self.others.as_ref().filter(|_| preparing == Preparing::All) else { return Ok(()) };
+        match topology::prepare(connection, settings, others).await {
+            Err(AmqpError::Topology(problems)) => {
+                warn!(problems, "the broker's objects are not as they should be; look at them with `topology verify`");
+                Ok(())
+            }
+            prepared => prepared,
+        }
     }
 
     async fn consume<H: Handler>(
@@ -159,6 +215,16 @@ impl Intake {
             }
         }
     }
+}
+
+/// What is looked at before a queue is consumed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Preparing {
+    /// The session has just looked at everything.
+    Nothing,
+    Own,
+    /// A message was missed by another object.
+    All,
 }
 
 /// Closes a connection in good order, within a limit.

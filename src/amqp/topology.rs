@@ -129,6 +129,16 @@ impl Names {
     }
 }
 
+/// Those of the objects that a queue needs to be consumed: itself, and what is bound to it.
+pub fn of_queue(objects: &[Object], queue: &str) -> Vec<Object> {
+    let is_needed = |object: &&Object| match object {
+        Object::Queue { name, .. } => name == queue,
+        Object::Binding { to, to_exchange, .. } => !to_exchange && to == queue,
+        Object::Exchange { .. } => false,
+    };
+    objects.iter().filter(is_needed).cloned().collect()
+}
+
 /// One object on the broker.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Object {

@@ -6,7 +6,7 @@ use crate::{
     outcome::{Cause, Outcome},
     retry::Later,
 };
-use prometheus::{Histogram, IntCounter, Result};
+use prometheus::{Gauge, Histogram, IntCounter, Result};
 use std::{collections::BTreeMap, time::Duration};
 
 /// Why a message waits that was written by another version of the worker.
@@ -23,6 +23,7 @@ pub struct Commands {
     retry_delay: BTreeMap<Option<Later>, Histogram>,
     retry_age: Histogram,
     left: IntCounter,
+    suspect: Gauge,
 }
 
 impl Commands {
@@ -53,6 +54,7 @@ impl Commands {
             retry_delay,
             retry_age: registrar.histogram(&table::RETRY_AGE, &[account])?,
             left: registrar.counter(&table::LEFT_UNACKNOWLEDGED, &[account])?,
+            suspect: registrar.gauge(&table::QUEUE_SUSPECT, &[account])?,
         })
     }
 
@@ -89,6 +91,11 @@ impl Commands {
         if let Some(age) = age {
             self.retry_age.observe(age.as_secs_f64());
         }
+    }
+
+    /// How the queue stands at this moment.
+    pub fn stands(&self, suspect: bool) {
+        self.suspect.set(f64::from(suspect));
     }
 
     /// A delivery was left unacknowledged.

@@ -68,6 +68,11 @@ pub const LEFT_UNACKNOWLEDGED: Counter = Counter {
     labels: &["account"],
     help: "Deliveries whose effect the broker did not confirm; it delivers them again.",
 };
+pub const QUEUE_SUSPECT: Gauge = Gauge {
+    name: "queue_suspect",
+    labels: &["account"],
+    help: "1 while the command queue, or that of strays, is consumed one message at a time because a message in it cannot be read.",
+};
 
 // The provider, as an account sees it.
 

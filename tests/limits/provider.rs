@@ -29,6 +29,10 @@ pub enum Mood {
     Failing(Duration),
     /// 401 with the code of a wrong signature.
     Unauthorized,
+    /// Cancels are refused for good, queries answered as they should be.
+    Refusing,
+    /// Cancels are answered as they should be, and queries know no transaction.
+    Forgetful,
 }
 
 #[derive(Debug, Clone)]
@@ -124,7 +128,10 @@ impl Running {
     fn begin(shared: &Arc<Mutex<Book>>, operation: &'static str, reference: &str, body: &Value) -> Self {
         let mut book = shared.lock().unwrap();
         book.calls.push(Call { operation, reference: reference.to_owned(), at: Instant::now() });
-        if operation == "cancel" && matches!(book.mood, Mood::Fine(_)) && body["merchantId"] != "WRONG" {
+        if operation == "cancel"
+            && matches!(book.mood, Mood::Fine(_) | Mood::Forgetful)
+            && body["merchantId"] != "WRONG"
+        {
             book.canceled.insert(reference.to_owned());
         }
         let of_this = book.running.entry(reference.to_owned()).and_modify(|running| *running += 1).or_insert(1);
@@ -170,6 +177,13 @@ async fn answer(State(book): State<Arc<Mutex<Book>>>, uri: Uri, body: Bytes) -> 
         (Mood::Unauthorized, _) => {
             (401, json!({ "responseCode": "4017700", "responseMessage": "Unauthorized. [Signature]" }))
         }
+        (Mood::Refusing, "cancel") => {
+            (405, json!({ "responseCode": "4057700", "responseMessage": "Requested Function Is Not Supported" }))
+        }
+        (Mood::Forgetful, "query") => {
+            (404, json!({ "responseCode": "4045101", "responseMessage": "Transaction Not Found" }))
+        }
+        (Mood::Refusing | Mood::Forgetful, _) => fine(&book, operation, &reference, &body),
         (Mood::Fine(late), _) => {
             tokio::time::sleep(late).await;
             fine(&book, operation, &reference, &body)

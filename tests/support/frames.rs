@@ -25,6 +25,34 @@ pub fn acknowledges(from: Direction) -> impl Fn(Direction, &[u8]) -> bool {
     move |direction, frame| direction == from && is_method(frame, 60, 80)
 }
 
+/// A frame with a part of a message that is delivered, with this in it.
+pub fn delivers(text: &'static [u8]) -> impl Fn(Direction, &[u8]) -> bool {
+    move |direction, frame| {
+        direction == Direction::In && frame[0] == 3 && frame.windows(text.len()).any(|window| window == text)
+    }
+}
+
+/// A frame that declares or binds something, and the frame's text.
+pub fn declares(direction: Direction, frame: &[u8]) -> Option<String> {
+    let methods = [(40, 10), (40, 30), (50, 10), (50, 20)];
+    let declares =
+        direction == Direction::Out && methods.iter().any(|(class, method)| is_method(frame, *class, *method));
+    declares.then(|| String::from_utf8_lossy(&frame[11..]).into_owned())
+}
+
+/// How a broker ends a connection over a fault of its own: 541 INTERNAL_ERROR.
+pub fn internal_error() -> Vec<u8> {
+    let mut payload = vec![0, 10, 0, 50];
+    payload.extend(541_u16.to_be_bytes());
+    payload.extend(b"\x0eINTERNAL_ERROR");
+    payload.extend([0; 4]);
+    let mut frame = vec![1, 0, 0];
+    frame.extend((payload.len() as u32).to_be_bytes());
+    frame.extend(payload);
+    frame.push(0xce);
+    frame
+}
+
 fn is_method(frame: &[u8], class: u8, method: u8) -> bool {
     frame.first() == Some(&1) && frame.get(7..11) == Some(&[0, class, 0, method])
 }

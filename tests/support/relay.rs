@@ -1,6 +1,6 @@
 //! A relay between the worker and its broker or provider, which does to the connections what networks do.
 
-use super::frames::{Frames, Redeliveries, renumber};
+use super::frames::{Frames, Redeliveries, internal_error, renumber};
 use std::{
     net::SocketAddr,
     sync::{
@@ -60,6 +60,8 @@ pub enum Way {
     ResetWhenUsedAgain,
     /// AMQP frames pass, until one is held; it goes on where another way is set.
     Hold(IsHeld),
+    /// AMQP frames pass, until this one: then its connection ends. Where it was for the worker, the broker seems to say 541 in its place.
+    End(IsHeld),
     /// The worker behind it writes this version of its headers for that one, and reads both.
     Renumber(i64, i64),
 }
@@ -120,6 +122,11 @@ impl Relay {
     /// Holds frames back from now on.
     pub fn hold(&self, is_held: impl Fn(Direction, &[u8]) -> bool + Send + Sync + 'static) {
         self.set(Way::Hold(Arc::new(is_held)));
+    }
+
+    /// Ends connections at such frames from now on.
+    pub fn end(&self, at: impl Fn(Direction, &[u8]) -> bool + Send + Sync + 'static) {
+        self.set(Way::End(Arc::new(at)));
     }
 
     /// When somebody connected, of late.
@@ -273,7 +280,7 @@ async fn write(
             _ => {}
         }
         // Frames are followed from the first byte on, so that one can be held whenever that is asked for.
-        let is_held = |frame: &[u8]| matches!(&way, Way::Hold(is_held) if is_held(direction, frame));
+        let is_held = |frame: &[u8]| matches!(&way, Way::Hold(is) | Way::End(is) if is(direction, frame));
         let held_at = frames.follow(&bytes, is_held);
         pass = pass.min(held_at.unwrap_or(pass));
         if let Way::Renumber(ours, theirs) = way {
@@ -294,6 +301,13 @@ async fn write(
             if matches!(way, Way::Drip(_)) {
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
+        }
+        if held_at.is_some() && matches!(way, Way::End(_)) {
+            if direction == Direction::In && to.write_all(&internal_error()).await.is_err() {
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            return Err(Reset);
         }
         if held_at.is_some() {
             rules.held.send_modify(|held| *held += 1);
