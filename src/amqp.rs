@@ -52,6 +52,11 @@ pub enum AmqpError {
     Topology(String),
     #[error("an intake failed: {0}")]
     Panicked(#[from] tokio::task::JoinError),
+    #[error(
+        "a message in {0} cannot be read: one of its properties is not UTF-8. Take it out as docs/RUNBOOK.md says under \
+         QrisCancelUnreadable, and try again"
+    )]
+    Unreadable(String),
     #[error("{queue}: {reason}")]
     Consuming { queue: String, reason: &'static str },
     #[error("{queue}: a message was left unacknowledged, so that the broker delivers it again")]

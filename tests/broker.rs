@@ -294,7 +294,8 @@ async fn die_of_it(client: &Client, queue: &str, times: usize) {
         assert!(begun.elapsed() < SOON * 2, "it does not come back: {died} of {times}");
         let got = client.channel.basic_get(queue.into(), BasicGetOptions::default()).await.unwrap();
         let Some(got) = got else { continue };
-        got.acker.nack(BasicNackOptions { requeue: true, ..Default::default() }).await.unwrap();
+        // RabbitMQ 4.3 does not count what is handed back by a nack.
+        got.acker.reject(BasicRejectOptions { requeue: true }).await.unwrap();
         died += 1;
     }
 }
@@ -862,6 +863,44 @@ async fn a_retry_that_misses_its_queue_waits_for_a_worker_however_soon_it_would_
     let _worker = place.worker().await;
     assert_eq!(events.of("removed", SOON).await["data"]["cause"], "account_removed");
     assert_eq!(events.of("homeless", SOON * 2).await["data"]["outcome"], "canceled");
+}
+
+/// A client that hands it back stands for workers that cannot read it: the broker counts both alike.
+#[tokio::test]
+async fn what_no_worker_can_read_leaves_each_queue_by_itself_and_is_kept() {
+    let place = Place::new(Broker::shared(), calm()).await;
+    assert!(place.command(&["topology", "declare"]).status().unwrap().success());
+    let client = place.client().await;
+    let mut events = client.collect().await;
+    let names = &client.names;
+    // From where each can be read again: the strays, the expired strays, nowhere.
+    let path = [(names.commands_of("bnc"), 101), (names.strays(), 21), (names.strays_expired(), 21)];
+    let ends = [names.strays(), names.strays_expired(), names.unreadable()];
+    // The longest way first, so that none stands in the way.
+    for died_in in [3, 2, 1] {
+        let end = &ends[died_in - 1];
+        let expiring = persistent().with_expiration("600000".into());
+        let body = command(&format!("left-{died_in}"), "R1").to_string();
+        assert!(client.publish_raw(&names.commands(), "bnc", body.as_bytes(), expiring).await);
+        for (queue, times) in &path[..died_in] {
+            die_of_it(&client, queue, *times).await;
+        }
+        until("it has gone on", SOON, || Box::pin(async { client.depth(end).await == 1 })).await;
+    }
+    let _worker = place.worker().await;
+    events.wait(2, SOON).await;
+    for (_, event) in &events.all {
+        let data = &event["data"];
+        let told = [&data["account"], &data["outcome"], &data["cause"], &data["mayHaveTakenEffect"]];
+        assert_eq!(told, [&json!("bnc"), &json!("unresolved"), &json!("worker_crashed"), &json!(true)], "{event}");
+    }
+    let mut jobs: Vec<_> = parked(&client).await.into_iter().map(|(job, ..)| job).collect();
+    jobs.sort_unstable();
+    assert_eq!(jobs, ["left-1", "left-2"], "what can be read is told of and parked");
+    let kept = client.drain(&names.unreadable()).await;
+    let [one] = &kept[..] else { panic!("{kept:?}") };
+    assert_eq!(one.data, command("left-3", "R1").to_string().as_bytes());
+    assert_eq!(one.properties.expiration(), &None, "it would vanish there");
 }
 
 /// Its publisher's expiration passes among the strays, where it had come because no queue was bound for it.

@@ -155,6 +155,27 @@ pub fn copied(properties: &Properties, ours: Vec<(String, Scalar)>) -> BasicProp
     }
 }
 
+/// The properties of a stray that moves to another queue: those of the allow-list, and what says where it came from. What it carries is
+/// kept only where it is ours. Its expiration is left out: a worker tells more of it than that it expired.
+pub fn of_stray(delivery: &Delivery, names: &Names) -> BasicProperties {
+    let empty = FieldTable::default();
+    let headers = delivery.properties.headers().as_ref().unwrap_or(&empty);
+    let is_ours = delivery.exchange.as_str() == names.strays_ours_arrived();
+    let ours = if is_ours { ours(headers) } else { vec![] };
+    let copy = copied(&properties(&delivery.properties, headers), ours);
+    let died = is_ours || delivery.exchange.as_str() == names.strays();
+    let Some(death) = latest_death(headers).filter(|_| died) else { return copy };
+    let mut note = FieldTable::default();
+    for name in ["queue", "reason", "exchange"] {
+        if let Some(value) = text(death, name) {
+            note.insert(name.into(), AMQPValue::LongString(value.into()));
+        }
+    }
+    let mut headers = copy.headers().clone().unwrap_or_default();
+    headers.insert("x-death".into(), AMQPValue::FieldArray(vec![AMQPValue::FieldTable(note)].into()));
+    copy.with_headers(headers)
+}
+
 /// Headers for what a command carries.
 pub fn of_progress(progress: &Progress) -> Vec<(String, Scalar)> {
     let json = |value: serde_json::Result<String>| Scalar::Text(value.expect("texts and numbers are JSON"));
@@ -231,9 +252,12 @@ fn carried(headers: &FieldTable) -> Carried {
 }
 
 fn foreign(version: i64, headers: &FieldTable) -> Carried {
+    Carried::Foreign { version, headers: ours(headers) }
+}
+
+fn ours(headers: &FieldTable) -> Vec<(String, Scalar)> {
     let ours = headers.inner().keys().filter(|name| name.as_str().starts_with(OURS));
-    let kept = ours.filter_map(|name| Some((name.as_str().to_owned(), header(headers, name.as_str())?)));
-    Carried::Foreign { version, headers: kept.collect() }
+    ours.filter_map(|name| Some((name.as_str().to_owned(), header(headers, name.as_str())?))).collect()
 }
 
 /// Whether what is kept as JSON is whole and unknown all the same: a cause or an operation that a later version has added.

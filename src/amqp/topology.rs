@@ -7,8 +7,10 @@
 //! Queues are quorum queues: replicated, and the only kind that dead-letters at least once.
 
 mod declare;
+mod upgrade;
 
 pub use declare::{MISSING, UNSEEN, declare, prepare, verify};
+pub use upgrade::{OLD_ENOUGH, Upgraded, upgrade};
 
 use crate::settings::ResultsLog;
 use lapin::{ExchangeKind, types::AMQPValue};
@@ -151,6 +153,8 @@ pub enum Object {
     Queue {
         name: String,
         arguments: Vec<(&'static str, Argument)>,
+        /// Whether [`upgrade`] can give it other arguments.
+        moves: bool,
     },
     /// From an exchange to a queue, or to another exchange.
     Binding {
@@ -159,6 +163,21 @@ pub enum Object {
         to_exchange: bool,
         routing_key: String,
     },
+    /// A binding that only an upgrade makes, and that one leaves behind which was interrupted: what came through it would come twice.
+    NoBinding {
+        from: String,
+        to: String,
+    },
+}
+
+impl Object {
+    /// Of an exchange or a queue; a binding has none.
+    fn name(&self) -> &str {
+        match self {
+            Self::Exchange { name, .. } | Self::Queue { name, .. } => name,
+            Self::Binding { .. } | Self::NoBinding { .. } => "",
+        }
+    }
 }
 
 /// An argument's value. RabbitMQ compares types, so an integer must not be written as a text.
@@ -202,7 +221,7 @@ pub fn objects(names: &Names, accounts: &[String], log: Option<ResultsLog>) -> V
     // No queue limits its length: it would refuse what it is there to keep. These two dead-letter nowhere: nothing comes after them.
     for name in [names.unreadable(), names.unrouted()] {
         objects.push(exchange(&name, ExchangeKind::Fanout, vec![]));
-        objects.push(Object::Queue { name: name.clone(), arguments: quorum(DELIVERY_LIMIT) });
+        objects.push(queue(&name, quorum(DELIVERY_LIMIT)));
         objects.push(bind(&name, &name, ""));
     }
     // Account queue -> strays -> expired strays -> unreadable. A stray keeps its publisher's expiration, with which it would vanish here
@@ -212,7 +231,7 @@ pub fn objects(names: &Names, accounts: &[String], log: Option<ResultsLog>) -> V
         let mut arguments = quorum(STRAYS_DELIVERY_LIMIT);
         arguments.extend(dead_lettering_to(next));
         objects.push(exchange(&name, ExchangeKind::Fanout, vec![]));
-        objects.push(Object::Queue { name: name.clone(), arguments });
+        objects.push(Object::Queue { moves: name == names.strays(), name: name.clone(), arguments });
         objects.push(bind(&name, &name, ""));
     }
     // A retry has an expiration, with which it would expire where strays wait for a worker, and what it carries would be lost. So ours come by way of a queue that lets
@@ -221,16 +240,19 @@ pub fn objects(names: &Names, accounts: &[String], log: Option<ResultsLog>) -> V
     let (ours, arrived) = (names.strays_ours(), names.strays_ours_arrived());
     objects.push(exchange(&arrived, ExchangeKind::Fanout, vec![]));
     objects.push(bind(&arrived, &names.strays(), ""));
+    for from in [names.strays(), arrived.clone()] {
+        objects.push(Object::NoBinding { from, to: names.strays_expired() });
+    }
     let mut arguments = vec![("x-queue-type", text("quorum"))];
     arguments.extend(dead_lettering_to(arrived));
     arguments.push(("x-message-ttl", Argument::Long(0)));
     objects.push(exchange(&ours, ExchangeKind::Fanout, vec![]));
-    objects.push(Object::Queue { name: ours.clone(), arguments });
+    objects.push(queue(&ours, arguments));
     objects.push(bind(&ours, &ours, ""));
     let missed = || ("alternate-exchange", text(names.strays_ours()));
     // A parked copy whose queue somebody has deleted becomes a stray instead of nothing.
     objects.push(exchange(&names.parked(), ExchangeKind::Fanout, vec![missed()]));
-    objects.push(Object::Queue { name: names.parked(), arguments: quorum(DELIVERY_LIMIT) });
+    objects.push(queue(&names.parked(), quorum(DELIVERY_LIMIT)));
     objects.push(bind(&names.parked(), &names.parked(), ""));
     // A command for an account that nobody has becomes a stray instead of nothing.
     objects.push(exchange(&names.commands(), ExchangeKind::Direct, vec![("alternate-exchange", text(names.strays()))]));
@@ -243,15 +265,15 @@ pub fn objects(names: &Names, accounts: &[String], log: Option<ResultsLog>) -> V
         arguments: vec![missed()],
     });
     for account in accounts {
-        let queue = names.commands_of(account);
+        let name = names.commands_of(account);
         // No limit of length: a queue that refuses would stall a bucket, and with it the retries of every account. What a
         // publisher's expiration takes out goes to the strays. It goes there by the broker's dead-letter worker, which no queue can do
         // without: a quorum queue that dead-letters at most once, or not at all, loses what expires when its target is away.
         let mut arguments = quorum(COMMANDS_DELIVERY_LIMIT);
         arguments.extend(dead_lettering_to(names.strays()));
-        objects.push(Object::Queue { name: queue.clone(), arguments });
-        objects.push(bind(&names.commands(), &queue, account));
-        objects.push(bind(&names.due(), &queue, account));
+        objects.push(Object::Queue { name: name.clone(), arguments, moves: true });
+        objects.push(bind(&names.commands(), &name, account));
+        objects.push(bind(&names.due(), &name, account));
     }
     for k in 0..BUCKETS {
         let lower_ms = SHORTEST_BUCKET_MS << k;
@@ -264,7 +286,7 @@ pub fn objects(names: &Names, accounts: &[String], log: Option<ResultsLog>) -> V
             .push(("x-message-ttl", Argument::Long(i64::try_from(2 * lower_ms).expect("two hours in milliseconds"))));
         // A retry whose bucket somebody has deleted becomes a stray instead of nothing.
         objects.push(exchange(&name, ExchangeKind::Fanout, vec![missed()]));
-        objects.push(Object::Queue { name: name.clone(), arguments });
+        objects.push(queue(&name, arguments));
         objects.push(bind(&name, &name, ""));
     }
     // Two exchanges for events: the log takes every one, which would keep an alternate exchange on the same exchange silent.
@@ -286,7 +308,7 @@ pub fn objects(names: &Names, accounts: &[String], log: Option<ResultsLog>) -> V
             // Only whole segments are dropped; the default of 500 MB would keep far more than was asked for.
             ("x-stream-max-segment-size-bytes", Argument::Long((bytes / 20).clamp(1_000_000, 50_000_000))),
         ];
-        objects.push(Object::Queue { name: names.results_log(), arguments });
+        objects.push(queue(&names.results_log(), arguments));
         objects.push(bind(&names.events(), &names.results_log(), ""));
     }
     objects
@@ -304,6 +326,10 @@ fn dead_lettering_to(exchange: String) -> [(&'static str, Argument); 3] {
 
 fn exchange(name: &str, kind: ExchangeKind, arguments: Vec<(&'static str, Argument)>) -> Object {
     Object::Exchange { name: name.to_owned(), kind, internal: false, arguments }
+}
+
+fn queue(name: &str, arguments: Vec<(&'static str, Argument)>) -> Object {
+    Object::Queue { name: name.to_owned(), arguments, moves: false }
 }
 
 fn bind(from: &str, queue: &str, routing_key: &str) -> Object {
@@ -326,13 +352,14 @@ pub fn definitions(objects: &[Object], vhost: &str) -> Value {
             Object::Exchange { name, kind, internal, arguments: args } => exchanges.push(json!({
                 "name": name, "vhost": vhost, "type": kind_name(kind), "durable": true, "auto_delete": false, "internal": internal, "arguments": arguments(args),
             })),
-            Object::Queue { name, arguments: args } => queues.push(json!({
+            Object::Queue { name, arguments: args, .. } => queues.push(json!({
                 "name": name, "vhost": vhost, "durable": true, "auto_delete": false, "arguments": arguments(args),
             })),
             Object::Binding { from, to, to_exchange, routing_key } => bindings.push(json!({
                 "source": from, "vhost": vhost, "destination": to, "destination_type": if *to_exchange { "exchange" } else { "queue" },
                 "routing_key": routing_key, "arguments": {},
             })),
+            Object::NoBinding { .. } => {}
         }
     }
     json!({ "exchanges": exchanges, "queues": queues, "bindings": bindings })
@@ -361,7 +388,7 @@ mod tests {
         let mut declared: Vec<String> = vec![];
         for object in objects(&names, &["a".into(), "b".into()], Some(log)) {
             match object {
-                Object::Exchange { name, arguments, .. } | Object::Queue { name, arguments } => {
+                Object::Exchange { name, arguments, .. } | Object::Queue { name, arguments, .. } => {
                     for (key, value) in arguments {
                         if key == "alternate-exchange" || key == "x-dead-letter-exchange" {
                             assert!(
@@ -372,7 +399,7 @@ mod tests {
                     }
                     declared.push(name);
                 }
-                Object::Binding { from, to, .. } => {
+                Object::Binding { from, to, .. } | Object::NoBinding { from, to } => {
                     assert!(declared.contains(&from) && declared.contains(&to), "{from} -> {to}")
                 }
             }
