@@ -24,7 +24,7 @@ mod replies;
 pub mod session;
 pub mod topology;
 
-pub use dial::connect;
+pub use dial::{connect, is_before_3_13, version};
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},

@@ -21,9 +21,17 @@ use crate::{
     retry::Policy,
     snap::{client, request::Partner},
 };
+use lapin::uri::{AMQPScheme, AMQPUri};
 use reader::Reader;
-use secrecy::SecretString;
-use std::{collections::BTreeMap, fmt, net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use secrecy::{ExposeSecret, SecretString};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::{IpAddr, SocketAddr},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
 
 pub use raw::{LogFormat, State};
 
@@ -66,6 +74,16 @@ pub struct Amqp {
     /// Queues that a `reply_to` may name; `*` at the end stands for any rest.
     pub reply_to_allow: Vec<String>,
     pub tls: AmqpTls,
+}
+
+impl Amqp {
+    /// The host to which password, commands and events go in clear, if it is another machine.
+    pub fn in_clear_to(&self) -> Option<String> {
+        let uri: AMQPUri = self.url.expose_secret().parse().ok()?;
+        let host = uri.authority.host;
+        let is_here = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
+        (uri.scheme == AMQPScheme::AMQP && !is_here).then_some(host)
+    }
 }
 
 /// Certificates for `amqps`.

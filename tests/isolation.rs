@@ -279,3 +279,34 @@ async fn a_message_that_the_broker_cannot_deliver_leaves_its_queue_by_itself() {
     assert!(client.publish("ifortepay", &command("marked", "R-marked")).await);
     an_unreadable_message_leaves(&place, &worker, &client, &mut events).await;
 }
+
+/// What an operator should know of a broker before anything goes wrong.
+#[tokio::test]
+async fn an_old_broker_and_one_without_tls_are_told_of() {
+    const OLD: &str = "can stop every retry of a node";
+    const CLEAR: &str = "in clear";
+    let broker = Broker::shared();
+    let place = Place::at(broker, "http://127.0.0.1:9", "");
+    let version = broker.ctl(&["version"]);
+    let numbers: Vec<u32> = version.trim().split('.').take(2).map(|number| number.parse().unwrap()).collect();
+    let is_old = numbers < vec![3, 13];
+    let worker = place.worker().await;
+    match is_old {
+        true => worker.wait_for_log(OLD, SOON).await,
+        false => worker.wait_for_log("the broker's version", SOON).await,
+    }
+    assert_eq!(worker.read_log().contains(OLD), is_old);
+    assert!(worker.read_log().contains(&format!("\"version\":\"{}\"", version.trim())), "{}", worker.read_log());
+    let checked = run(place.command(&["check", "--connect"])).await;
+    assert!(checked.out.contains(&format!("broker: RabbitMQ {}", version.trim())), "{}", checked.out);
+    assert_eq!(checked.out.contains(OLD), is_old, "{}", checked.out);
+    assert!(!worker.read_log().contains(CLEAR) && !checked.out.contains(CLEAR), "it is on this machine");
+
+    let far = place.worker_at("amqp://x:x@broker.invalid");
+    far.wait_for_log(CLEAR, SOON).await;
+    for (url, is_clear) in [("amqp://x:x@broker.invalid", true), ("amqps://x:x@broker.invalid", false)] {
+        let mut check = place.command(&["check"]);
+        check.env("AMQP_URL", url);
+        assert_eq!(run(check).await.out.contains(CLEAR), is_clear, "{url}");
+    }
+}

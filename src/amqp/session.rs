@@ -30,7 +30,7 @@ use std::{
 };
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 /// A session that held this long was a good one: the next pause is short again.
 const GOOD_SESSION: Duration = Duration::from_secs(30);
@@ -83,6 +83,9 @@ async fn session(worker: &Arc<Worker>, first: &mut bool) -> Result<(), AmqpError
         () = stop.soon.cancelled() => return Ok(()),
     };
     let publishing = Arc::new(publishing);
+    if *first {
+        tokio::spawn(look_at_version(worker.clone()));
+    }
     let names = Names::new(&settings.amqp.prefix);
     let objects = Arc::new(topology::objects(&names, &settings.account_names(), settings.results_log));
     let missed = Some(objects.clone());
@@ -141,6 +144,18 @@ async fn session(worker: &Arc<Worker>, first: &mut bool) -> Result<(), AmqpError
     outbox.close().await;
     close(&publishing).await;
     ended?.into_iter().collect()
+}
+
+/// Says what an old broker lets publishers do.
+async fn look_at_version(worker: Arc<Worker>) {
+    match super::version(&worker.login()).await {
+        Ok(Some(version)) if super::is_before_3_13(&version) => warn!(
+            version,
+            "whoever may publish commands can stop every retry of a node of this RabbitMQ; where publishers are not trusted use 3.13 or later"
+        ),
+        Ok(version) => debug!(version, "the broker's version"),
+        Err(error) => debug!(%error, "the broker's version cannot be read"),
+    }
 }
 
 /// Follows what the broker says of the publishing connection.

@@ -109,7 +109,11 @@ fn about_broker(amqp: &Amqp) -> String {
         Err(_) => "an address that cannot be read".into(),
     };
     let declares = if amqp.declare { "makes what is missing there" } else { "only checks what is there" };
-    format!("broker {address}\n  names begin with {}; the worker {declares}", amqp.prefix)
+    let clear = match amqp.in_clear_to() {
+        Some(_) => "\n  !! password, commands and events go there in clear; use amqps://",
+        None => "",
+    };
+    format!("broker {address}\n  names begin with {}; the worker {declares}{clear}", amqp.prefix)
 }
 
 /// Of this process: a service has the limits of its unit.

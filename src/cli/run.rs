@@ -50,6 +50,12 @@ pub async fn run(path: &Path) -> Result<(), Failure> {
     for reason in &settings.no_traces {
         warn!(reason, "there are no traces, as the environment asks for them in a way that is no good; commands go on");
     }
+    if let Some(host) = settings.amqp.in_clear_to() {
+        warn!(
+            host,
+            "password, commands and events go to the broker in clear, and whoever is on the way can change them; use amqps://"
+        );
+    }
     for account in &settings.accounts {
         let profile = &account.partner.profile;
         info!(

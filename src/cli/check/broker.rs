@@ -6,8 +6,9 @@
 use super::{Finding, Grade};
 use crate::{
     amqp::{
-        AmqpError, connect,
+        AmqpError, connect, is_before_3_13,
         topology::{self, MISSING, Names, Object, UNSEEN},
+        version,
     },
     settings::Settings,
 };
@@ -50,6 +51,7 @@ pub async fn findings(settings: &Settings) -> Vec<Finding> {
             seconds => format!("connected, with a heartbeat of {seconds} s"),
         },
     )];
+    findings.push(of_version(version(&settings.amqp).await));
     let limit = settings.amqp.confirm_timeout;
     match tokio::time::timeout(limit, looked_at(&connection, settings)).await {
         Ok(Ok(more)) => findings.extend(more),
@@ -61,6 +63,20 @@ pub async fn findings(settings: &Settings) -> Vec<Finding> {
         tracing::debug!(%error, "the connection was closed already");
     }
     findings
+}
+
+fn of_version(said: std::io::Result<Option<String>>) -> Finding {
+    match said {
+        Ok(Some(version)) if is_before_3_13(&version) => {
+            let text = format!(
+                "RabbitMQ {version}: whoever may publish commands can stop every retry of a node; where publishers are not trusted use 3.13 or later"
+            );
+            Finding::new(Grade::Unknown, BROKER, text)
+        }
+        Ok(Some(version)) => Finding::new(Grade::Good, BROKER, format!("RabbitMQ {version}")),
+        Ok(None) => Finding::new(Grade::Unknown, BROKER, "it does not say that it is RabbitMQ, or which version"),
+        Err(error) => Finding::new(Grade::Unknown, BROKER, format!("its version cannot be read: {error}")),
+    }
 }
 
 fn is_refusal(error: &lapin::Error) -> bool {
