@@ -882,10 +882,18 @@ async fn what_no_worker_can_read_leaves_each_queue_by_itself_and_is_kept() {
         let expiring = persistent().with_expiration("600000".into());
         let body = command(&format!("left-{died_in}"), "R1").to_string();
         assert!(client.publish_raw(&names.commands(), "bnc", body.as_bytes(), expiring).await);
-        for (queue, times) in &path[..died_in] {
-            die_of_it(&client, queue, *times).await;
+        for ((queue, limit), next) in path.iter().zip(&ends).take(died_in) {
+            // RabbitMQ 4.3 counts on in the next queue, where so few are left.
+            let (mut died, begun) = (0, Instant::now());
+            while client.depth(next).await == 0 {
+                assert!(died < *limit || begun.elapsed() < SOON, "{queue}: it does not go on after {died}");
+                if client.depth(queue).await > 0 {
+                    die_of_it(&client, queue, 1).await;
+                    died += 1;
+                }
+            }
+            assert!(died == *limit || died > 0 && *queue != path[0].0, "{queue}: it has gone on after {died}");
         }
-        until("it has gone on", SOON, || Box::pin(async { client.depth(end).await == 1 })).await;
     }
     let _worker = place.worker().await;
     events.wait(2, SOON).await;

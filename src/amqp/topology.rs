@@ -28,7 +28,9 @@ const DELIVERY_LIMIT: i32 = 1_000_000;
 /// read gets to a hundred. It goes on to the strays, and its account's queue is free again without a person.
 const COMMANDS_DELIVERY_LIMIT: i32 = 100;
 /// Of the strays and the expired strays. Their handling calls no provider, and what leaves by this limit is handled again by the
-/// next queue, so few deliveries are enough: what nobody can read holds each of the two up for a short time only.
+/// next queue, so few deliveries are enough: what nobody can read holds each of the two up for a short time only. RabbitMQ 4.3.6 does
+/// not begin to count anew in the next queue, as 3.10.8 and 4.0.5 do: what comes from a command queue by its limit goes on there as
+/// soon as it comes back once.
 const STRAYS_DELIVERY_LIMIT: i32 = 20;
 
 /// The names, which all start with the prefix.

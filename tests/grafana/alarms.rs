@@ -125,6 +125,18 @@ async fn every_query_has_data_and_every_alert_fires_under_its_fault() {
     watch.idle(Duration::from_secs(20), &["QrisCancelBudgetBurnsSlowly", "QrisCancelBudgetBurnsFast"]).await;
     watch.tiles(&[], &[PROVIDER, BROKER, KEYS, US]).await;
 
+    told("messages stand still");
+    watch.expect("QrisCancelUnreadable", &[NONE]);
+    watch.expect("QrisCancelStraysWait", &[NONE]);
+    watch.expect("QrisCancelRetriesStuck", &[NONE]);
+    watch.expect("QrisCancelOtherVersion", &["waiting"]);
+    let held = watch.stage.let_messages_stand_still().await;
+    watch.fires("QrisCancelUnreadable", NONE).await;
+    watch.fires("QrisCancelStraysWait", NONE).await;
+    watch.fires("QrisCancelRetriesStuck", NONE).await;
+    watch.fires("QrisCancelOtherVersion", "waiting").await;
+    drop(held);
+
     told("a worker dies, then the broker, then there is nothing to watch");
     watch.stage.workers[0].kill();
     watch.fires("QrisCancelWorkerDown", NONE).await;

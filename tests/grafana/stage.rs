@@ -202,6 +202,45 @@ impl Stage {
         self.workers[1].wait_for_log("metrics and status are served", Duration::from_secs(60)).await;
     }
 
+    /// Messages that no worker can read, strays that a consumer keeps in its hands, a bucket that dead-letters nowhere, and commands
+    /// of a version that nobody has. The strays stay until the consumer is dropped.
+    pub async fn let_messages_stand_still(&self) -> (Client, lapin::Consumer) {
+        let (client, names) = (&self.client, &self.client.names);
+        assert!(client.publish_raw(&names.unreadable(), "waiting", b"{}", persistent()).await);
+
+        let holding = self.places[0].client().await;
+        let (strays, options) = (names.strays(), BasicConsumeOptions::default());
+        let consuming = holding.channel.basic_consume(strays.into(), "".into(), options, FieldTable::default());
+        let consumer = consuming.await.unwrap();
+        for n in 0..20 {
+            assert!(client.publish("nobody", &command(&format!("held-{n}"), "R")).await);
+        }
+
+        let (bucket, _) = names.bucket_for(Duration::from_secs(2));
+        client.channel.queue_delete(bucket.as_str().into(), QueueDeleteOptions::default()).await.unwrap();
+        let durable = QueueDeclareOptions { durable: true, ..Default::default() };
+        client
+            .channel
+            .queue_declare(bucket.as_str().into(), durable, headers(&[("x-queue-type", text("quorum"))]))
+            .await
+            .unwrap();
+        let (queue, exchange) = (bucket.as_str().into(), bucket.as_str().into());
+        let bound =
+            client.channel.queue_bind(queue, exchange, "".into(), QueueBindOptions::default(), FieldTable::default());
+        bound.await.unwrap();
+        assert!(client.publish_raw(&bucket, "waiting", b"{}", persistent()).await);
+
+        // Each comes again after half a minute to a minute: so many that one comes all the time.
+        let (bucket, _) = names.bucket_for(Duration::from_millis(250));
+        let version = headers(&[("x-qris-version", lapin::types::AMQPValue::LongLongInt(99))]);
+        for n in 0..200 {
+            let foreign = persistent().with_headers(version.clone()).with_expiration("250".into());
+            assert!(client.publish_raw(&bucket, "waiting", format!("{{\"n\":{n}}}").as_bytes(), foreign).await);
+            tokio::time::sleep(Duration::from_millis(150)).await;
+        }
+        (holding, consumer)
+    }
+
     pub fn stop_load(&self) {
         self.load.abort();
     }
