@@ -3,7 +3,7 @@
 
 mod support;
 
-use qris_cancel_worker::sandbox;
+use qris_cancel_worker::sandbox::{self, CanceledAgain};
 use serde_json::json;
 use std::time::{Duration, Instant};
 use support::{ledger::Ledger, relay::Relay, *};
@@ -29,9 +29,17 @@ fn is_faulty(at: usize) -> bool {
     at % 50 == 17
 }
 
+/// 2 % are published twice, faulty ones among them.
+fn is_twice(at: usize) -> bool {
+    at % 50 == 9 || at % 500 == 17
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn chaos_loses_nothing_and_contradicts_nothing() {
-    let options = sandbox::Options { faults: "0.3".parse().unwrap(), seed: 42, ..sandbox::Options::default() };
+    // A bank that refuses the cancel of what is cancelled already: no copy of a command may take that for an answer of its own.
+    let canceled_again = CanceledAgain::NotPermitted;
+    let faults = "0.3".parse().unwrap();
+    let options = sandbox::Options { faults, seed: 42, canceled_again, ..sandbox::Options::default() };
     let broker = Broker::shared();
     let mut place = Place::new(broker, options).await;
     let host = broker.url.split(['@', '/']).nth(3).unwrap();
@@ -72,6 +80,9 @@ async fn chaos_loses_nothing_and_contradicts_nothing() {
                 publisher.publish(case(at).0, &command).await
             };
             assert!(confirmed);
+            if is_twice(at) {
+                publisher.publish_again(case(at).0, &command).await;
+            }
         }
     };
     // Customers pay some of the QRs that still wait, in the middle of it all.

@@ -1,6 +1,6 @@
 //! The ledger can fail: books that break a promise are told from good ones.
 
-use super::support::judge::{Account, Book, Entry, Rest, judge};
+use super::support::judge::{Account, Book, Entry, REFUSED, Rest, judge};
 use serde_json::{Value, json};
 
 fn event(id: &str, outcome: &str) -> Value {
@@ -21,7 +21,17 @@ fn judged(events: Vec<Value>, transaction: Value, parked: &[&str]) -> (usize, us
 }
 
 fn account_of(events: Vec<Value>, transaction: Value, parked: &[&str], redelivered: Option<u64>) -> Account {
-    let entry = Entry { account: "bnc".into(), reference: "R".into(), confirmed: true, faulty: false };
+    with_copies(events, transaction, parked, redelivered, 0)
+}
+
+fn with_copies(
+    events: Vec<Value>,
+    transaction: Value,
+    parked: &[&str],
+    redelivered: Option<u64>,
+    copies: u64,
+) -> Account {
+    let entry = Entry { account: "bnc".into(), reference: "R".into(), confirmed: true, faulty: false, copies };
     let book = Book { commands: [("j".to_owned(), entry)].into(), events, ..Book::default() };
     let parked = parked.iter().map(|&job| job.to_owned()).collect();
     let redelivered = redelivered.map(|times| [("j".to_owned(), times)].into());
@@ -153,7 +163,7 @@ fn what_does_not_belong_together_is_named() {
 #[test]
 fn what_is_faulty_never_reaches_the_provider() {
     let told = |faulty: bool, cancels: u64| {
-        let entry = Entry { account: "bnc".into(), reference: "R".into(), confirmed: true, faulty };
+        let entry = Entry { account: "bnc".into(), reference: "R".into(), confirmed: true, faulty, copies: 0 };
         let book =
             Book { commands: [("j".to_owned(), entry)].into(), events: vec![event("1", "invalid")], ..Book::default() };
         let mut seen = transaction(&[("pending", "first call")]);
@@ -161,4 +171,60 @@ fn what_is_faulty_never_reaches_the_provider() {
         judge(&book, &Rest { transactions: vec![seen], parked: vec!["j".into()], redelivered: None }).contradicted.len()
     };
     assert_eq!((told(true, 0), told(true, 1), told(false, 0)), (0, 1, 1));
+}
+
+/// Cancels with these answers, of which the first took effect if it is a success.
+fn answered_to_cancels(codes: &[&str], states: &[(&str, &str)]) -> Value {
+    let calls = codes.iter().enumerate();
+    let calls: Vec<_> = calls
+        .map(|(at, code)| json!({ "operation": "cancel", "externalId": (at + 1).to_string(), "code": code }))
+        .collect();
+    let mut seen = transaction(states);
+    (seen["calls"]["cancel"], seen["lastCalls"]) = (calls.len().into(), calls.into());
+    seen
+}
+
+#[test]
+fn a_command_that_is_published_twice_has_one_settled_outcome() {
+    let told_after = |second: &str, outcomes: &[&str], copies| {
+        let event = |(at, outcome): (usize, &&str)| {
+            let mut event = event(outcome, outcome);
+            event["data"]["cause"] = "response_code".into();
+            event["data"]["calls"][0]["externalId"] = (at + 1).to_string().into();
+            event
+        };
+        let states = [("pending", "first call"), ("canceled", "cancel")];
+        let seen = answered_to_cancels(&["2007700", second], &states);
+        let account = with_copies(outcomes.iter().enumerate().map(event).collect(), seen, &[], Some(0), copies);
+        (account.contradicted.len(), account.repeats, account.copies)
+    };
+    let told = |outcomes: &[&str], copies| told_after(REFUSED, outcomes, copies);
+    assert_eq!(told(&["canceled", "canceled"], 1), (0, 0, 1));
+    assert_eq!(told(&["canceled", "canceled", "canceled"], 1), (0, 1, 1));
+    // Cancelled again without a question, and no copy explains it.
+    let gone = "4047700";
+    assert_eq!(told_after(gone, &["canceled", "canceled"], 1), (0, 0, 1));
+    assert_eq!(told_after(gone, &["canceled", "canceled"], 0), (1, 1, 0));
+    // The refusal is the echo of our own success.
+    assert_eq!(told(&["canceled", "refused"], 1), (1, 0, 1));
+    assert_eq!(told(&["refused"], 1).0, 2, "and the other copy's cancel is in no event");
+}
+
+#[test]
+fn refused_is_what_the_provider_has_said_and_nothing_else() {
+    let told = |cause: &str, codes: &[&str], by: &str| {
+        let mut event = event("1", "refused");
+        event["data"]["cause"] = cause.into();
+        let seen = answered_to_cancels(codes, &[("pending", "first call"), ("canceled", by)]);
+        account_of(vec![event], seen, &[], None).contradicted.len()
+    };
+    assert_eq!(told("response_code", &[REFUSED], "control"), 0);
+    assert_eq!(told("response_code", &["4047700"], "control"), 1);
+    assert_eq!(told("response_code", &[REFUSED], "accepted cancel"), 1);
+    let denied = "4017701";
+    assert_eq!(told("not_authorized", &[denied; 5], "control"), 0);
+    assert_eq!(told("not_authorized", &[denied; 4], "control"), 1);
+    // In a row, and the last words.
+    assert_eq!(told("not_authorized", &[denied, denied, denied, "5007700", denied, denied], "control"), 1);
+    assert_eq!(told("not_authorized", &[denied, denied, denied, denied, denied, ""], "control"), 1);
 }

@@ -193,7 +193,8 @@ fn the_image_is_built_of_what_cargo_needs() {
 fn the_image_is_built_and_runs() {
     let run = |arguments: &[&str]| {
         let output = Command::new("docker").args(arguments).current_dir(HERE).output();
-        let output = output.unwrap_or_else(|error| panic!("docker {arguments:?}: {error}; this test needs a Docker engine"));
+        let output =
+            output.unwrap_or_else(|error| panic!("docker {arguments:?}: {error}; this test needs a Docker engine"));
         assert!(output.status.success(), "docker {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
     };

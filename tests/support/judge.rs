@@ -16,6 +16,8 @@ pub struct Entry {
     pub confirmed: bool,
     /// It is to be told as `invalid`.
     pub faulty: bool,
+    /// How often the same bytes were published again, before an event of it had come.
+    pub copies: u64,
 }
 
 #[derive(Debug, Default)]
@@ -41,9 +43,11 @@ pub struct Rest {
 #[derive(Debug, Default, Clone)]
 pub struct Account {
     pub commands: usize,
+    /// Copies of commands that were published twice.
+    pub copies: u64,
     pub lost: Vec<String>,
     pub contradicted: Vec<String>,
-    /// Events with an id that was told before.
+    /// Events with an id that was told before, more than one for each copy that was published.
     pub repeats: usize,
     /// Cancels that reached the provider and stand in no event: a worker died, or lost the broker, between call and event.
     pub unrecorded: usize,
@@ -75,8 +79,7 @@ pub fn judge(book: &Book, rest: &Rest) -> Account {
         let says = (&event["data"]["jobId"], &event["data"]["outcome"]);
         match by_id.insert(event["id"].as_str().unwrap(), says) {
             Some(before) if before != says => account.contradicted.push(format!("one id for two outcomes: {event}")),
-            Some(_) => account.repeats += 1,
-            None => {}
+            _ => {}
         }
     }
     for job in of_job.keys().filter(|job| !book.commands.contains_key(**job)) {
@@ -94,6 +97,8 @@ pub fn judge(book: &Book, rest: &Rest) -> Account {
 
         let again = rest.redelivered.as_ref().map(|redelivered| redelivered.get(job).copied().unwrap_or_default());
         account.redelivered += again.unwrap_or_default();
+        account.copies += entry.copies;
+        account.repeats += (told.len() - ids.len()).saturating_sub(entry.copies as usize);
 
         // 1. None is lost.
         let (is_told, is_parked) = (outcomes.iter().any(for_a_person), parked.contains(job.as_str()));
@@ -110,13 +115,17 @@ pub fn judge(book: &Book, rest: &Rest) -> Account {
         let was = |outcome: &str| match outcome {
             "canceled" | "paid" => states.contains(outcome),
             "closed" => states.contains("expired") || states.contains("refunded"),
+            "refused" => told.iter().filter(|event| event["data"]["outcome"] == "refused").all(|event| {
+                let cause = event["data"]["cause"].as_str().unwrap_or_default();
+                is_refused(cause, cancels_answered(seen), canceled_by_us(seen))
+            }),
             _ => false,
         };
         let is_as_it_is = settled.is_empty() || settled.iter().any(|outcome| was(outcome) && is_state(outcome, seen));
         // A cancel of ours took effect, and the only thing that is told says that none can have.
-        let by_us = seen["history"].as_array().unwrap().iter().any(|c| c["to"] == "canceled" && c["by"] != "control");
-        let denied =
-            settled.is_empty() && by_us && told.iter().all(|event| event["data"]["mayHaveTakenEffect"] == false);
+        let denied = settled.is_empty()
+            && canceled_by_us(seen)
+            && told.iter().all(|event| event["data"]["mayHaveTakenEffect"] == false);
         let reached = seen["calls"]["cancel"] != 0 || seen["calls"]["query"] != 0;
         let wrongly_invalid =
             outcomes.contains("invalid") != entry.faulty && !told.is_empty() || entry.faulty && reached;
@@ -129,8 +138,9 @@ pub fn judge(book: &Book, rest: &Rest) -> Account {
 
         // A cancel that may have done something is followed by a question before the next one.
         let unasked = Unasked::of(seen);
-        let explained = again.is_none_or(|again| unasked.after_a_question <= again);
-        if unasked.blind > 0 || !explained {
+        // A command that is published twice is cancelled twice, and neither copy knows of the other.
+        let explained = again.is_none_or(|again| unasked.blind + unasked.after_a_question <= again + entry.copies);
+        if unasked.blind > entry.copies || !explained {
             account.contradicted.push(format!("cancelled again without a question: {}", evidence()));
         } else if unasked.after_a_question > 0 {
             account.cancelled_beside.push(job.clone());
@@ -160,7 +170,36 @@ pub fn judge(book: &Book, rest: &Rest) -> Account {
     account
 }
 
+/// The code by which the sandbox refuses the cancel of what is cancelled already, if it does.
+pub const REFUSED: &str = "4037715";
+/// So many denials in a row, and no other answer after them, say that the provider denies us this command.
+const DENIALS_IN_A_ROW: usize = 5;
+
+/// Whether a cancel was refused for good, by what the provider answered to the cancels of the transaction: it has said so, and no cancel
+/// of ours took effect, of which the refusal would be the echo.
+pub fn is_refused<'a>(cause: &str, codes: impl DoubleEndedIterator<Item = &'a str>, canceled_by_us: bool) -> bool {
+    let said = match cause {
+        "not_authorized" => codes.rev().take_while(|code| code.starts_with("401")).count() >= DENIALS_IN_A_ROW,
+        _ => codes.into_iter().any(|code| code == REFUSED),
+    };
+    said && !canceled_by_us
+}
+
+/// The codes of the answers to cancels, in order; an empty one where there was no answer, or none of SNAP's.
+fn cancels_answered(seen: &Value) -> impl DoubleEndedIterator<Item = &str> {
+    let calls = seen["lastCalls"].as_array().unwrap().iter();
+    calls.filter(|call| call["operation"] == "cancel").map(|call| call["code"].as_str().unwrap_or_default())
+}
+
+fn canceled_by_us(seen: &Value) -> bool {
+    seen["history"].as_array().unwrap().iter().any(|change| change["to"] == "canceled" && change["by"] != "control")
+}
+
 fn is_state(outcome: &str, transaction: &Value) -> bool {
+    if outcome == "refused" {
+        // A refusal says nothing of the state.
+        return true;
+    }
     match transaction["state"].as_str().unwrap() {
         "expired" | "refunded" => outcome == "closed",
         state => outcome == state,
@@ -251,9 +290,10 @@ impl fmt::Display for Account {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} commands, {} lost, {} contradicted, {} repeats, {} calls unrecorded, {} redelivered, {} cancelled beside, \
+            "{} commands ({} published twice), {} lost, {} contradicted, {} repeats, {} calls unrecorded, {} redelivered, {} cancelled beside, \
              outcomes {:?}",
             self.commands,
+            self.copies,
             self.lost.len(),
             self.contradicted.len(),
             self.repeats,

@@ -35,6 +35,8 @@ const LOG_WITHIN: Duration = Duration::from_secs(60);
 const QUIET: Duration = Duration::from_millis(1_200);
 /// An order service does not wait longer for a confirm: it goes on with another command.
 const CONFIRM_WITHIN: Duration = Duration::from_secs(5);
+/// One command of so many is published twice. It is odd, so that every account of two has some.
+const TWICE: usize = 25;
 /// What the reader gives a broker to answer it.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
@@ -132,7 +134,11 @@ impl Ledger {
                     () = told.cancelled() => return,
                 }
                 let one = command(&format!("{name}-{at}"), &format!("R-{name}-{at}"));
-                publisher.publish(&accounts[at % accounts.len()], &one).await;
+                let account = &accounts[at % accounts.len()];
+                publisher.publish(account, &one).await;
+                if at % TWICE == TWICE / 2 {
+                    publisher.publish_again(account, &one).await;
+                }
             }
         });
         Trickle { stop, task }
@@ -362,16 +368,29 @@ impl Publisher {
         }
     }
 
+    /// The same bytes once more, as an order service does whose confirm was lost; README promises that this is safe before the event.
+    pub async fn publish_again(&mut self, account: &str, command: &Value) {
+        let job = command["jobId"].as_str().unwrap();
+        self.book.lock().unwrap().commands.get_mut(job).expect("it was published").copies += 1;
+        let confirmed = self.confirmed(account, command).await;
+        self.book.lock().unwrap().commands.get_mut(job).unwrap().confirmed |= confirmed;
+    }
+
     async fn publish_as(&mut self, account: &str, command: &Value, faulty: bool) -> bool {
         let job = command["jobId"].as_str().unwrap().to_owned();
         let reference = command["originalReferenceNo"].as_str().unwrap().to_owned();
-        let entry = Entry { account: account.to_owned(), reference, confirmed: false, faulty };
-        assert!(self.book.lock().unwrap().commands.insert(job.clone(), entry).is_none(), "{job} is published twice");
+        let entry = Entry { account: account.to_owned(), reference, confirmed: false, faulty, copies: 0 };
+        assert!(self.book.lock().unwrap().commands.insert(job.clone(), entry).is_none(), "{job} is another command");
+        let confirmed = self.confirmed(account, command).await;
+        self.book.lock().unwrap().commands.get_mut(&job).unwrap().confirmed = confirmed;
+        confirmed
+    }
+
+    async fn confirmed(&mut self, account: &str, command: &Value) -> bool {
         let sending = self.send(account, command);
         let confirmed = matches!(tokio::time::timeout(CONFIRM_WITHIN, sending).await, Ok(Ok(true)));
-        match confirmed {
-            true => self.book.lock().unwrap().commands.get_mut(&job).unwrap().confirmed = true,
-            false => self.client = None,
+        if !confirmed {
+            self.client = None;
         }
         confirmed
     }
