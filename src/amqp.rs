@@ -56,7 +56,7 @@ pub enum AmqpError {
         "a message in {0} cannot be read: one of its properties is not UTF-8. Take it out as docs/RUNBOOK.md says under \
          QrisCancelUnreadable, and try again"
     )]
-    Unreadable(String),
+    UnreadableInUpgrade(String),
     #[error("{queue}: {reason}")]
     Consuming { queue: String, reason: &'static str },
     #[error("{queue}: a message was left unacknowledged, so that the broker delivers it again")]

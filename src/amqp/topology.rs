@@ -138,7 +138,7 @@ pub fn of_queue(objects: &[Object], queue: &str) -> Vec<Object> {
     let is_needed = |object: &&Object| match object {
         Object::Queue { name, .. } => name == queue,
         Object::Binding { to, to_exchange, .. } => !to_exchange && to == queue,
-        Object::Exchange { .. } => false,
+        Object::Exchange { .. } | Object::NoBinding { .. } => false,
     };
     objects.iter().filter(is_needed).cloned().collect()
 }

@@ -100,7 +100,7 @@ async fn upgraded(amqp: &Amqp, names: &Names, objects: &[Object], seen_empty: bo
     };
     let ended = match upgrade(AT_ONCE).await {
         // One by one, what comes before that message is moved, too.
-        Err(AmqpError::Unreadable(_)) => upgrade(1).await?,
+        Err(AmqpError::UnreadableInUpgrade(_)) => upgrade(1).await?,
         ended => ended?,
     };
     match ended {

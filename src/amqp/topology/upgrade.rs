@@ -315,7 +315,7 @@ impl Mover<'_> {
 /// Of a message that cannot be read, the queue is to be known.
 fn of_reading(queue: &str, error: lapin::Error) -> AmqpError {
     match error.kind() {
-        ErrorKind::ParsingError(_) => AmqpError::Unreadable(queue.to_owned()),
+        ErrorKind::ParsingError(_) => AmqpError::UnreadableInUpgrade(queue.to_owned()),
         _ => error.into(),
     }
 }
