@@ -4,7 +4,7 @@
 mod provider;
 mod support;
 
-use lapin::options::{QueueDeclareOptions, QueueDeleteOptions};
+use lapin::options::{ExchangeDeleteOptions, QueueDeclareOptions, QueueDeleteOptions};
 use lapin::types::AMQPValue;
 use provider::{Mood, Provider};
 use qris_cancel_worker::sandbox;
@@ -114,6 +114,22 @@ async fn a_queue_that_is_consumed_again_looks_at_its_own_objects_alone() {
     let declared = declared.lock().unwrap();
     assert_eq!(declared.len(), 3, "the queue and its two bindings: {declared:?}");
     assert!(declared.iter().all(|frame| frame.contains(&queue)), "{declared:?}");
+}
+
+#[tokio::test]
+async fn a_queue_whose_exchange_is_gone_is_bound_again() {
+    let place = Place::new(Broker::shared(), sandbox::Options::default()).await;
+    let worker = place.worker().await;
+    let client = place.client().await;
+    let mut events = client.collect().await;
+    for exchange in [client.names.due(), client.names.commands()] {
+        client.channel.exchange_delete(exchange.into(), ExchangeDeleteOptions::default()).await.unwrap();
+    }
+    let queue = client.names.commands_of("bnc");
+    client.channel.queue_delete(queue.as_str().into(), QueueDeleteOptions::default()).await.unwrap();
+    worker.wait_for_log("\"consuming again\"", SOON).await;
+    go_on(&client, &mut events, "bnc", "again", 1).await;
+    go_on(&client, &mut events, "ifortepay", "again-too", 1).await;
 }
 
 /// An account at a provider of its own, with two commands at a time.

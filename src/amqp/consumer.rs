@@ -129,7 +129,8 @@ pub async fn run<H: Handler>(
         let reason = "the broker did not register the consumer in time (has the queue a leader?)";
         return Err(AmqpError::Consuming { queue: intake.queue.clone(), reason });
     };
-    let mut consumer = consumer.map_err(|error| AmqpError::of_consumer(&intake.queue, error))?;
+    // Before this, no message can have ended the connection.
+    let mut consumer = consumer?;
     let registered = intake.gate.registered();
     if intake.shared.announced.load(Ordering::Relaxed) && !intake.gate.view().suspect {
         info!(queue = intake.queue, limit, "consuming again");

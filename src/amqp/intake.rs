@@ -30,10 +30,8 @@ const SUSPECT_ROUNDS: u32 = 250;
 
 /// A queue to consume.
 pub struct Intake {
-    /// What the queue needs.
-    pub objects: Vec<Object>,
-    /// What a message is missed by, if it comes to this queue in the place of another.
-    pub others: Option<Arc<Vec<Object>>>,
+    /// Everything on the broker.
+    pub objects: Arc<Vec<Object>>,
     pub queue: String,
     pub gate: Arc<Gate>,
     pub shared: Shared,
@@ -82,7 +80,9 @@ impl Intake {
                     pauses.next_pause()
                 }
             };
-            if matches!(error, AmqpError::LeftUnacknowledged { .. }) {
+            // A stray that an object of ours has missed.
+            let is_of_strays = self.queue == self.shared.names.strays();
+            if is_of_strays && matches!(error, AmqpError::LeftUnacknowledged { .. }) {
                 preparing = Preparing::All;
             }
             tokio::select! {
@@ -161,12 +161,18 @@ impl Intake {
         if preparing == Preparing::Nothing {
             return Ok(());
         }
-        topology::prepare(connection, settings, &self.objects).await?;
-        let Some(others) = self.others.as_ref().filter(|_| preparing == Preparing::All) else { return Ok(()) };
-        match topology::prepare(connection, settings, others).await {
+        let own = topology::of_queue(&self.objects, &self.queue);
+        if preparing == Preparing::Own {
+            match topology::prepare(connection, settings, &own).await {
+                // An exchange that it is bound to may be gone.
+                Err(AmqpError::Topology(_)) => {}
+                prepared => return prepared,
+            }
+        }
+        match topology::prepare(connection, settings, &self.objects).await {
             Err(AmqpError::Topology(problems)) => {
                 warn!(problems, "the broker's objects are not as they should be; look at them with `topology verify`");
-                Ok(())
+                topology::prepare(connection, settings, &own).await
             }
             prepared => prepared,
         }
@@ -223,7 +229,7 @@ enum Preparing {
     /// The session has just looked at everything.
     Nothing,
     Own,
-    /// A message was missed by another object.
+    /// Another object has missed a message.
     All,
 }
 

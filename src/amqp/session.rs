@@ -10,7 +10,7 @@ use super::{
     consumer::Shared,
     intake::{Intake, close},
     outbox::AmqpOutbox,
-    topology::{self, Names, Object},
+    topology::{self, Names},
 };
 use crate::{
     account::{RealWorld, gate::Gate},
@@ -88,7 +88,6 @@ async fn session(worker: &Arc<Worker>, first: &mut bool) -> Result<(), AmqpError
     }
     let names = Names::new(&settings.amqp.prefix);
     let objects = Arc::new(topology::objects(&names, &settings.account_names(), settings.results_log));
-    let missed = Some(objects.clone());
     tokio::select! {
         prepared = topology::prepare(&publishing, &settings.amqp, &objects) => prepared?,
         () = stop.soon.cancelled() => return Ok(()),
@@ -106,9 +105,8 @@ async fn session(worker: &Arc<Worker>, first: &mut bool) -> Result<(), AmqpError
     let outbox = AmqpOutbox::open(publishing.clone(), names.clone(), worker.clone(), shared.broken.clone()).await?;
     worker.set_connected(true);
 
-    let intake = |queue: String, gate: &Arc<Gate>, others: Option<Arc<Vec<Object>>>| Intake {
-        objects: topology::of_queue(&objects, &queue),
-        others,
+    let intake = |queue: String, gate: &Arc<Gate>| Intake {
+        objects: objects.clone(),
         queue,
         gate: gate.clone(),
         shared: shared.clone(),
@@ -126,7 +124,7 @@ async fn session(worker: &Arc<Worker>, first: &mut bool) -> Result<(), AmqpError
             accepted_at: account.accepted_at.clone(),
         };
         let queue = names.commands_of(&account.settings.name);
-        intakes.push(tokio::spawn(intake(queue, &account.gate, None).run(pipeline)));
+        intakes.push(tokio::spawn(intake(queue, &account.gate).run(pipeline)));
     }
     for (queue, gate) in [(names.strays(), &worker.strays), (names.strays_expired(), &worker.expired_strays)] {
         let strays = Strays {
@@ -136,7 +134,7 @@ async fn session(worker: &Arc<Worker>, first: &mut bool) -> Result<(), AmqpError
             world: RealWorld,
             looked_at: AtomicI64::default(),
         };
-        intakes.push(tokio::spawn(intake(queue, gate, missed.clone()).run(strays)));
+        intakes.push(tokio::spawn(intake(queue, gate).run(strays)));
     }
     *first = false;
 
