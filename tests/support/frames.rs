@@ -40,6 +40,11 @@ pub fn declares(direction: Direction, frame: &[u8]) -> Option<String> {
     declares.then(|| String::from_utf8_lossy(&frame[11..]).into_owned())
 }
 
+/// The worker's answer to a broker that ends the connection.
+pub fn notes_the_end(direction: Direction, frame: &[u8]) -> bool {
+    direction == Direction::Out && is_method(frame, 10, 51)
+}
+
 /// How a broker ends a connection over a fault of its own: 541 INTERNAL_ERROR.
 pub fn internal_error() -> Vec<u8> {
     let mut payload = vec![0, 10, 0, 50];

@@ -1,6 +1,6 @@
 //! A relay between the worker and its broker or provider, which does to the connections what networks do.
 
-use super::frames::{Frames, Redeliveries, internal_error, renumber};
+use super::frames::{Frames, Redeliveries, internal_error, notes_the_end, renumber};
 use std::{
     net::SocketAddr,
     sync::{
@@ -24,6 +24,9 @@ const WAITING_TO_BE_ACCEPTED: u32 = 64;
 const SEGMENT: usize = 1_448;
 /// The first wait for a lost segment; it doubles with each further loss of it.
 const RETRANSMITTED_AFTER: Duration = Duration::from_millis(200);
+
+/// A worker that is told that its connection ends does not need so long to answer.
+const NOTED_WITHIN: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direction {
@@ -280,7 +283,11 @@ async fn write(
             _ => {}
         }
         // Frames are followed from the first byte on, so that one can be held whenever that is asked for.
-        let is_held = |frame: &[u8]| matches!(&way, Way::Hold(is) | Way::End(is) if is(direction, frame));
+        let is_held = |frame: &[u8]| match &way {
+            Way::Hold(is_held) => is_held(direction, frame),
+            Way::End(ends) => ends(direction, frame) || notes_the_end(direction, frame),
+            _ => false,
+        };
         let held_at = frames.follow(&bytes, is_held);
         pass = pass.min(held_at.unwrap_or(pass));
         if let Way::Renumber(ours, theirs) = way {
@@ -303,8 +310,10 @@ async fn write(
             }
         }
         if held_at.is_some() && matches!(way, Way::End(_)) {
-            if direction == Direction::In && to.write_all(&internal_error()).await.is_err() {
-                return Ok(());
+            if direction == Direction::In {
+                // As a broker does, it waits until the worker has taken note, which ends the other direction.
+                to.write_all(&internal_error()).await.ok();
+                tokio::time::sleep(NOTED_WITHIN).await;
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
             return Err(Reset);
