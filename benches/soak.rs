@@ -16,7 +16,11 @@ mod support;
 use books::{Books, Order, Sample, folder};
 use futures_util::{StreamExt, stream};
 use lapin::{message::Delivery, options::*, types::FieldTable};
-use qris_cancel_worker::{sandbox, settings::Settings, snap::request::Partner};
+use qris_cancel_worker::{
+    sandbox::{self, CanceledAgain},
+    settings::Settings,
+    snap::request::Partner,
+};
 use round::{ACCOUNTS, Round, Told, Transaction};
 use serde_json::{Value, json};
 use std::{
@@ -147,11 +151,13 @@ impl Soak {
 
     async fn publish(&self, size: usize) {
         let publishing = stream::iter(0..size).map(|at| async move {
-            let (account, command) = {
+            let (case, command) = {
                 let round = self.round();
-                (round.cases[at].account, round.command(at))
+                (round.cases[at], round.command(at))
             };
-            assert!(self.client.publish(account, &command).await, "the broker refuses a command");
+            for _ in 0..=u8::from(case.twice) {
+                assert!(self.client.publish(case.account, &command).await, "the broker refuses a command");
+            }
             self.round().confirmed(at);
         });
         publishing.buffer_unordered(256).collect::<Vec<_>>().await;
@@ -328,9 +334,11 @@ async fn run(jobs: u64) {
         let mut random = fastrand::Rng::with_seed(seed ^ (books.rounds << 32));
         *soak.round() = Round::new(seed, books.rounds, size);
         let faults = format!("{:.3}", 0.05 + random.f64() * 0.2);
+        let (seed_of_faults, refuses) = (random.u64(..), random.bool());
         let options = sandbox::Options {
             faults: faults.parse().unwrap(),
-            seed: random.u64(..),
+            seed: seed_of_faults,
+            canceled_again: if refuses { CanceledAgain::NotPermitted } else { CanceledAgain::InvalidStatus },
             hang: Duration::from_secs(3),
             ..sandbox::Options::default()
         };
@@ -395,6 +403,7 @@ async fn run(jobs: u64) {
         books.calls += tallies.filter_map(|tally| tally["total"].as_u64()).sum::<u64>();
         (books.kills, books.stops) = (books.kills + kills, books.stops + stops);
         books.rounds += 1;
+        books.refusing_rounds += u64::from(refuses);
         books.done += size as u64;
         of_this_run += size as u64;
         books.seconds = before + begun.elapsed().as_secs_f64();

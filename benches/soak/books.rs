@@ -39,6 +39,11 @@ pub struct Books {
     pub outcomes: BTreeMap<String, u64>,
     pub faults: BTreeMap<String, u64>,
     pub calls: u64,
+    /// Commands that were published twice, and the rounds at a bank that refuses the cancel of what is cancelled already.
+    #[serde(default)]
+    pub twice: u64,
+    #[serde(default)]
+    pub refusing_rounds: u64,
     pub repeats: u64,
     pub settled_later: u64,
     pub unrecorded: u64,
@@ -70,6 +75,8 @@ impl Books {
                 outcomes: BTreeMap::new(),
                 faults: BTreeMap::new(),
                 calls: 0,
+                twice: 0,
+                refusing_rounds: 0,
                 repeats: 0,
                 settled_later: 0,
                 unrecorded: 0,
@@ -84,6 +91,7 @@ impl Books {
         for (outcome, count) in sums.outcomes {
             *self.outcomes.entry(outcome).or_default() += count;
         }
+        self.twice += sums.twice;
         self.repeats += sums.repeats;
         self.settled_later += sums.settled_later;
         self.unrecorded += sums.unrecorded;
@@ -115,11 +123,13 @@ impl Books {
             let memory = format!("{:.0} MiB after {} commands", sample.memory_mib, sample.of_this_run);
             row(&format!("memory of the worker that lives on, {name}"), memory);
         }
+        row("commands published twice", self.twice.to_string());
+        row("rounds at a bank that refuses what is cancelled already", self.refusing_rounds.to_string());
         row("workers killed (SIGKILL)", self.kills.to_string());
         row("workers stopped (SIGTERM)", self.stops.to_string());
         row("calls that reached the provider", self.calls.to_string());
         row("faults injected", self.faults.values().sum::<u64>().to_string());
-        row("repeats (events with an id told before)", self.repeats.to_string());
+        row("repeats (events with an id told before, beside those of copies)", self.repeats.to_string());
         row("unresolved, and settled by another copy", self.settled_later.to_string());
         row("cancels that no event tells of (a worker died between)", self.unrecorded.to_string());
         row("**promises broken**", format!("**{}**", self.broken.len()));

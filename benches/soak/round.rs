@@ -1,5 +1,6 @@
 //! One round: what is published in it, what is told of it, and whether the two fit. A few bytes a command.
 
+use crate::support::judge::is_refused;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -7,6 +8,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 pub const ACCOUNTS: [&str; 2] = ["ifortepay", "bnc"];
 const OUTCOMES: [&str; 6] = ["canceled", "paid", "closed", "refused", "invalid", "unresolved"];
 const REFUSED: u8 = 1 << 3;
+/// So much of an event's cause is kept: whether it is this one.
+const NOT_AUTHORIZED: &str = "not_authorized";
 const INVALID: u8 = 1 << 4;
 const UNRESOLVED: u8 = 1 << 5;
 
@@ -18,6 +21,8 @@ pub struct Case {
     pub faulty: bool,
     /// The customer pays in the middle of it, if the QR still waits.
     pub pays: bool,
+    /// It is published twice, as by an order service whose confirm was lost.
+    pub twice: bool,
 }
 
 /// What is known of a command.
@@ -27,12 +32,15 @@ struct Known {
     parked: bool,
     /// An event leaves it open whether a cancel took effect.
     open: bool,
+    /// It is told as refused because the provider denies us, or for another cause.
+    not_authorized: bool,
+    refused_otherwise: bool,
     /// A bit for each outcome that was told.
     told: u8,
     events: u8,
-    /// Cancels in the event's record of calls.
+    /// Cancels in the event's record of calls; of a command that is published twice, in all of them.
     cancels: u8,
-    /// The whole record is there: it keeps the first and last ten calls.
+    /// The whole record is there, of every copy: it keeps the first and last ten calls.
     whole: bool,
 }
 
@@ -58,6 +66,7 @@ struct Data {
     #[serde(default)]
     job_id: String,
     outcome: String,
+    cause: String,
     calls_total: usize,
     may_have_taken_effect: Option<bool>,
     calls: Vec<Call>,
@@ -75,6 +84,30 @@ pub struct Transaction {
     original_reference_no: String,
     state: String,
     calls: Calls,
+    history: Vec<Change>,
+    last_calls: Vec<Answered>,
+}
+
+#[derive(Deserialize)]
+struct Change {
+    to: String,
+    by: String,
+}
+
+/// A call with the code that it was answered with, if it was.
+#[derive(Deserialize)]
+struct Answered {
+    operation: String,
+    #[serde(default)]
+    code: String,
+}
+
+impl Transaction {
+    fn is_refused(&self, cause: &str) -> bool {
+        let cancels = self.last_calls.iter().filter(|call| call.operation == "cancel");
+        let canceled_by_us = self.history.iter().any(|change| change.to == "canceled" && change.by != "control");
+        is_refused(cause, cancels.map(|call| call.code.as_str()), canceled_by_us)
+    }
 }
 
 #[derive(Deserialize)]
@@ -86,6 +119,7 @@ struct Calls {
 /// What a round adds to the books.
 #[derive(Default)]
 pub struct Sums {
+    pub twice: u64,
     pub outcomes: BTreeMap<String, u64>,
     pub repeats: u64,
     /// Told as unresolved, and settled by another copy of the command.
@@ -109,6 +143,7 @@ impl Round {
             },
             faulty: random.u8(..50) == 0,
             pays: random.u8(..20) == 0,
+            twice: random.u8(..50) == 0,
         });
         Self {
             number,
@@ -166,9 +201,18 @@ impl Round {
         known.told |= 1 << outcome;
         known.events = known.events.saturating_add(1);
         known.open |= event.data.may_have_taken_effect != Some(false);
-        known.whole = event.data.calls.len() == event.data.calls_total;
+        let whole = event.data.calls.len() == event.data.calls_total;
+        known.whole = whole && (known.whole || known.events == 1);
         let cancels = event.data.calls.iter().filter(|call| call.operation == "cancel").count() as u8;
-        known.cancels = known.cancels.max(cancels);
+        known.cancels = match self.cases[at].twice {
+            true => known.cancels.saturating_add(cancels),
+            false => known.cancels.max(cancels),
+        };
+        if event.data.outcome == "refused" {
+            let denied = event.data.cause == NOT_AUTHORIZED;
+            known.not_authorized |= denied;
+            known.refused_otherwise |= !denied;
+        }
         let first = self.ids.entry((at as u32, outcome)).or_insert_with(|| event.id.clone());
         if *first != event.id {
             self.broken.push(format!("{}: a repeat has another id", event.data.job_id));
@@ -210,7 +254,11 @@ impl Round {
             let state = transaction.state.as_str();
             match (settled.count_ones(), told(settled).first().copied()) {
                 (0, _) if known.told == 0 => broken("it is lost"),
-                (0, _) | (1, Some("refused")) => {}
+                (0, _) => {}
+                (1, Some("refused"))
+                    if (!known.not_authorized || transaction.is_refused(NOT_AUTHORIZED))
+                        && (!known.refused_otherwise || transaction.is_refused("response_code")) => {}
+                (1, Some("refused")) => broken("it is refused, and the provider has not said so"),
                 (1, Some("canceled")) if state == "canceled" => {}
                 (1, Some("paid")) if state == "paid" => {}
                 (1, Some("closed")) if matches!(state, "refunded" | "expired") => {}
@@ -238,7 +286,9 @@ impl Round {
             if known.whole {
                 sums.unrecorded += u64::from(unrecorded);
             }
-            sums.repeats += u64::from(known.events).saturating_sub(u64::from(known.told.count_ones()));
+            let explained = u64::from(known.told.count_ones()) + u64::from(case.twice);
+            sums.repeats += u64::from(known.events).saturating_sub(explained);
+            sums.twice += u64::from(case.twice);
             sums.settled_later += u64::from(settled != 0 && known.told & UNRESOLVED != 0);
             let outcome = told(settled).first().copied().unwrap_or("unresolved");
             *sums.outcomes.entry(outcome.to_owned()).or_default() += 1;
