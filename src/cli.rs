@@ -5,6 +5,7 @@ mod broker;
 mod check;
 mod completions;
 mod parked;
+mod progress;
 mod run;
 mod sandbox;
 mod schema;
@@ -95,6 +96,17 @@ impl From<lapin::Error> for Failure {
 }
 
 impl Failure {
+    /// The same, and more to say.
+    fn with(self, more: &str) -> Self {
+        match self {
+            Self::Usage(text) => Self::Usage(format!("{text}; {more}")),
+            Self::Unavailable(text) => Self::Unavailable(format!("{text}; {more}")),
+            Self::NotYet(text) => Self::NotYet(format!("{text}; {more}")),
+            Self::No(text) => Self::No(format!("{text}; {more}")),
+            settings @ Self::Settings(_) => settings,
+        }
+    }
+
     fn exit_code(&self) -> u8 {
         match self {
             Self::No(_) => 1,

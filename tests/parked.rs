@@ -2,14 +2,20 @@
 
 mod support;
 
-use qris_cancel_worker::sandbox;
+use lapin::{options::*, types::FieldTable};
+use qris_cancel_worker::{amqp::headers, event::Finish, message::Properties, outcome::Cause, retry::Progress, sandbox};
 use serde_json::{Value, json};
 use std::{
-    collections::{BTreeMap, BTreeSet},
-    process::{Command, Stdio},
-    time::Duration,
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    io::{BufRead, BufReader},
+    path::Path,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
 };
-use support::*;
+use support::{
+    cost::{is_alike, measured},
+    *,
+};
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -97,6 +103,15 @@ async fn a_list_says_why_and_what_to_do_and_moves_nothing() {
         assert!(table.contains(wanted), "no {wanted:?} in\n{table}");
     }
 
+    // What no worker can read lies elsewhere, where that queue is.
+    let unreadable = place.names.unreadable();
+    let (durable, none) = (QueueDeclareOptions { durable: true, ..Default::default() }, FieldTable::default());
+    client.channel.queue_declare(unreadable.as_str().into(), durable, none).await.unwrap();
+    assert_eq!(ran(&place, &["list"]).await.said, "", "it is empty");
+    assert!(client.publish_raw("", &unreadable, b"{}", persistent()).await);
+    let said = ran(&place, &["list"]).await.said;
+    assert!(said.starts_with(&format!("1 command in {unreadable} cannot be read")), "{said}");
+
     let shown = ran(&place, &["show", "--digest", digest]).await.json();
     assert_eq!(shown["commandHex"], hex::encode(b"\xff\x00 no text"));
     let shown = ran(&place, &["show", "--job", "job-typo"]).await.json();
@@ -183,51 +198,51 @@ async fn a_replay_can_give_more_time() {
     assert_eq!((&settled["outcome"], &settled["replay"]), (&json!("canceled"), &json!(2)), "{settled}");
 }
 
-/// So many commands whose time has passed, all parked, and the worker has stopped.
-async fn with_late_ones_parked(count: usize) -> (Place, Client, Events) {
-    let place = Place::new(Broker::shared(), calm()).await;
-    let mut worker = place.worker().await;
-    let client = place.client().await;
-    let mut events = client.collect().await;
-    for number in 0..count {
-        assert!(client.publish("bnc", &late(&format!("job-{number}"))).await);
+/// Kills a process at a random moment after it has begun its work.
+fn kill_sometime(mut child: Child, has_begun: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while !has_begun() && child.try_wait().unwrap().is_none() {
+        assert!(begun.elapsed() < SOON, "it does nothing");
     }
-    events.wait(count, SOON * 4).await;
-    worker.stop("-TERM").await;
-    (place, client, events)
+    std::thread::sleep(Duration::from_millis(fastrand::u64(0..500)));
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+/// How much lies in the parking queue when nobody has anything of it in hand.
+async fn settled(place: &Place) -> usize {
+    until("nobody has anything in hand", SOON, || {
+        Box::pin(async move { tokio::task::block_in_place(|| place.broker.in_hand(&place.names.parked())) == 0 })
+    })
+    .await;
+    place.client().await.depth(&place.names.parked()).await as usize
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_replay_that_is_killed_half_way_loses_nothing() {
-    const JOBS: usize = 2_000;
-    let (place, client, mut events) = with_late_ones_parked(JOBS).await;
-    let (parked_queue, bucket) = (place.names.parked(), place.names.bucket_for(Duration::from_millis(250)).0);
-    let on_their_way = || async { client.depth(&bucket).await + client.depth(&place.names.commands_of("bnc")).await };
-    for more in [100, 300] {
-        let kill_at = on_their_way().await + more;
-        let mut replay = parked(&place, &["replay", "--all"]).stderr(Stdio::null()).spawn().unwrap();
-        let begun = std::time::Instant::now();
-        while on_their_way().await < kill_at {
-            assert!(begun.elapsed() < SOON, "it replays nothing");
-        }
-        replay.kill().unwrap();
-        replay.wait().unwrap();
-        // What it had in hand comes back.
-        let client = &client;
-        let parked_queue = &parked_queue;
-        until("the rest lies there again", SOON, || Box::pin(async move { client.depth(parked_queue).await > 0 }))
-            .await;
+async fn a_replay_that_is_killed_at_any_moment_loses_nothing() {
+    const JOBS: usize = 4_000;
+    let (place, client) = with_many_parked(JOBS, 0).await;
+    let mut events = client.collect().await;
+    let mut left = JOBS;
+    for _ in 0..5 {
+        let child = parked(&place, &["replay", "--all"]).stderr(Stdio::null()).spawn().unwrap();
+        let queue = place.names.parked();
+        tokio::task::block_in_place(|| kill_sometime(child, || place.broker.in_hand(&queue) > 0));
+        let now = settled(&place).await;
+        assert!(now <= left, "{now} are left of {left}");
+        left = now;
     }
-    assert_eq!(ran(&place, &["replay", "--all"]).await.code, 0);
-    assert_eq!(client.depth(&parked_queue).await, 0);
+    assert_eq!(ran(&place, &["replay", "--all"]).await.code, i32::from(left == 0));
+    assert_eq!(client.depth(&place.names.parked()).await, 0);
 
     let _worker = place.worker().await;
-    let begun = std::time::Instant::now();
+    let begun = Instant::now();
     let again = loop {
         events.read().await;
         let mut again: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-        for (_, event) in events.all.iter().filter(|(_, event)| event["data"]["replay"] != 0) {
+        for (_, event) in &events.all {
             let text = |value: &Value| value.as_str().unwrap().to_owned();
+            assert_eq!(event["data"]["replay"], 1, "{event}");
             again.entry(text(&event["data"]["jobId"])).or_default().insert(text(&event["id"]));
         }
         if again.len() == JOBS {
@@ -237,6 +252,157 @@ async fn a_replay_that_is_killed_half_way_loses_nothing() {
         tokio::time::sleep(Duration::from_millis(100)).await;
     };
     assert!(again.values().all(|ids| ids.len() == 1), "a command that ran twice has two ids");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_discard_that_is_killed_at_any_moment_has_printed_what_it_has_thrown_away() {
+    const JOBS: usize = 4_000;
+    let (place, client) = with_many_parked(JOBS, 0).await;
+    let out = place.dir.path().join("discarded");
+    let mut seen = BTreeSet::new();
+    for _ in 0..5 {
+        let mut discard = parked(&place, &["discard", "--account", "bnc", "--yes"]);
+        discard.stdout(Stdio::from(std::fs::File::create(&out).unwrap())).stderr(Stdio::null());
+        let child = discard.spawn().unwrap();
+        let queue = place.names.parked();
+        tokio::task::block_in_place(|| kill_sometime(child, || place.broker.in_hand(&queue) > 0));
+        let left = settled(&place).await;
+        seen.extend(jobs_of(&printed(&out)));
+        let there = listed(&place, &[]).await;
+        assert_eq!(
+            there.iter().filter(|one| one["account"] == "ifortepay").count(),
+            JOBS / 2,
+            "what is not chosen stays"
+        );
+        let all: BTreeSet<_> = jobs_of(&there).into_iter().chain(seen.iter().cloned()).collect();
+        assert_eq!((there.len(), all.len()), (left, JOBS), "each is there, or was printed");
+    }
+    let rest = client.depth(&place.names.parked()).await as usize - JOBS / 2;
+    let discarded = ran(&place, &["discard", "--account", "bnc", "--yes"]).await;
+    assert_eq!(discarded.code, i32::from(rest == 0), "{}", discarded.said);
+    assert_eq!(client.depth(&place.names.parked()).await as usize, JOBS / 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_reader_is_told_apart_from_an_end() {
+    let (place, client) = with_many_parked(3_000, 0).await;
+    // Nobody reads what this prints, so it stops in the middle; then somebody else takes the rest.
+    let mut list = parked(&place, &["list", "--json"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut out = BufReader::new(list.stdout.take().unwrap());
+    tokio::task::block_in_place(|| out.read_line(&mut String::new())).unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let queue = place.names.parked();
+    let (options, none) = (BasicConsumeOptions::default(), FieldTable::default());
+    let _other = client.channel.basic_consume(queue.as_str().into(), "other".into(), options, none).await.unwrap();
+    until("the other has what it gets", SOON, || {
+        let (client, queue) = (&client, &queue);
+        Box::pin(async move { client.depth(queue).await < 1_000 })
+    })
+    .await;
+    let note = ran(&place, &["list"]).await;
+    assert!(note.said.contains("consumers of others"), "{}", note.said);
+    let rest = tokio::task::spawn_blocking(move || out.lines().count());
+    let ended = tokio::task::spawn_blocking(move || list.wait_with_output()).await.unwrap().unwrap();
+    assert!(rest.await.unwrap() < 3_000);
+    let said = String::from_utf8(ended.stderr).unwrap();
+    assert!(ended.status.code() == Some(75) && said.contains("another reader has them"), "{said}");
+}
+
+/// Parked copies as a worker writes them, of two accounts in turn. Their bodies are padded to so many bytes.
+async fn with_many_parked(count: usize, bytes: usize) -> (Place, Client) {
+    let place = Place::new(Broker::shared(), calm()).await;
+    assert_eq!(run(place.command(&["topology", "declare"])).await.code, 0);
+    let client = place.client().await;
+    let at = chrono::Utc::now();
+    let finish = |cause| Finish { cause, at, ambiguous: false, parked: true, tellings: 0, said: Default::default() };
+    let (mut unconfirmed, options) = (VecDeque::new(), BasicPublishOptions::default());
+    for number in 0..count {
+        let account = ["bnc", "ifortepay"][number % 2];
+        let ours = headers::of_parked(account, &Progress::new(at), &finish(Cause::NotAfterPassed));
+        let plain = Properties { content_type: Some("application/json".into()), ..Properties::default() };
+        let mut body = late(&format!("job-{number}"));
+        body["metadata"] = json!("x".repeat(bytes));
+        let (exchange, properties) = (place.names.parked(), headers::copied(&plain, ours));
+        let body = body.to_string();
+        let sent = client.channel.basic_publish(exchange.into(), account.into(), options, body.as_bytes(), properties);
+        unconfirmed.push_back(sent.await.unwrap());
+        if unconfirmed.len() > 500 {
+            assert!(unconfirmed.pop_front().unwrap().await.unwrap().is_ack());
+        }
+    }
+    for confirm in unconfirmed {
+        assert!(confirm.await.unwrap().is_ack());
+    }
+    (place, client)
+}
+
+fn jobs_of(parked: &[Value]) -> Vec<String> {
+    texts(parked, "jobId").into_iter().map(str::to_owned).collect()
+}
+
+/// More than a quorum queue gives to a consumer without a limit (2,000), and more than the consumers of one channel hold (16,000); the
+/// variable PARKED asks for more. `cargo test --test parked of_a_long_queue -- --nocapture` shows what each step costs.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_long_queue_all_is_listed_in_its_order_and_what_is_chosen_leaves_it() {
+    let many = std::env::var("PARKED").map_or(17_000, |many| many.parse().unwrap());
+    let half = many / 2;
+    let (place, client) = with_many_parked(many, 0).await;
+    let out = place.dir.path().join("out");
+    let step = async |arguments: &[&str]| {
+        let cost = measured(parked(&place, arguments), &out).await;
+        println!("{many} parked: {arguments:?} took {:.1?}, {} KiB at most", cost.took, cost.memory);
+        assert_eq!(cost.ran.code, 0, "{}", cost.ran.said);
+        (cost.ran.said, read(&out))
+    };
+    let objects = |text: &str| serde_json::Deserializer::from_str(text).into_iter().map(Result::unwrap).collect();
+    let first: Vec<Value> = objects(&step(&["list", "--json"]).await.1);
+    let in_order: Vec<_> = (0..many).map(|number| format!("job-{number}")).collect();
+    assert!(texts(&first, "jobId") == in_order, "all of them, in their order");
+
+    let table = step(&["list"]).await.1;
+    let lines: Vec<_> = table.lines().collect();
+    let column = lines[0].find("WHAT TO DO").unwrap();
+    let astray = lines[1..=many].iter().find(|line| !line[column..].starts_with("may it still be"));
+    assert_eq!((astray, lines.len()), (None, many + 3), "the columns are stable");
+    let sum = format!("{many} parked: bnc not_after_passed {half}, ifortepay not_after_passed {half}");
+    assert_eq!(lines[many + 2], sum);
+
+    let said = step(&["replay", "--account", "bnc"]).await.0;
+    assert_eq!(said, format!("{half} commands replayed\n"));
+    let rest: Vec<Value> = objects(&step(&["list", "--json"]).await.1);
+    let others: Vec<_> = first.iter().filter(|one| one["account"] == "ifortepay").cloned().collect();
+    assert!(rest == others, "the rest, in its order: two lists and a replay have moved nothing");
+    let queue = place.names.commands_of("bnc");
+    until("each comes to its account once", SOON * 4, || {
+        let (client, queue) = (&client, &queue);
+        Box::pin(async move { client.depth(queue).await as usize == half })
+    })
+    .await;
+
+    let (said, thrown_away) = step(&["discard", "--all", "--yes"]).await;
+    assert_eq!(said, format!("{half} commands discarded\n"));
+    let thrown_away: Vec<Value> = objects(&thrown_away);
+    assert!(texts(&thrown_away, "jobId") == texts(&rest, "jobId"), "each is printed");
+    assert_eq!(client.depth(&place.names.parked()).await, 0);
+    assert_eq!(step(&["list"]).await.1, "nothing is parked that was asked for\n");
+}
+
+/// What `show` and `discard` have printed; of a process that was killed, all but the last, which may lack its end.
+fn printed(path: &Path) -> Vec<Value> {
+    let text = read(path);
+    serde_json::Deserializer::from_str(&text).into_iter().map_while(Result::ok).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn memory_does_not_grow_with_the_queue() {
+    const BYTES: usize = 8_000;
+    let (few, many) = (with_many_parked(1_000, BYTES).await.0, with_many_parked(10_000, BYTES).await.0);
+    let out = few.dir.path().join("out");
+    for arguments in [&["list"][..], &["show"], &["replay", "--account", "bnc"], &["discard", "--all", "--yes"]] {
+        let little = measured(parked(&few, arguments), &out).await;
+        let much = measured(parked(&many, arguments), &out).await;
+        is_alike(&format!("{arguments:?}"), &little, &much);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -294,8 +460,8 @@ async fn what_is_discarded_is_asked_for_and_shown() {
 #[tokio::test(flavor = "multi_thread")]
 async fn of_many_that_are_discarded_none_comes_back() {
     const MANY: usize = 300;
-    let (place, client, _) = with_late_ones_parked(MANY).await;
-    let discarded = ran(&place, &["discard", "--account", "bnc", "--yes"]).await;
+    let (place, client) = with_many_parked(MANY, 0).await;
+    let discarded = ran(&place, &["discard", "--all", "--yes"]).await;
     assert!(discarded.code == 0 && discarded.said.contains("300 commands discarded"), "{}", discarded.said);
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert_eq!(client.depth(&client.names.parked()).await, 0);

@@ -5,10 +5,14 @@ mod support;
 use qris_cancel_worker::sandbox;
 use serde_json::{Value, json};
 use std::{
-    io::Write,
-    process::{Command, Stdio},
+    collections::VecDeque,
+    io::{BufRead, BufReader, Write},
+    process::{Child, Command, Stdio},
 };
-use support::*;
+use support::{
+    cost::{is_alike, measured, memory_of},
+    *,
+};
 
 const JOBS: usize = 1_000;
 const WAIT: std::time::Duration = std::time::Duration::from_secs(30);
@@ -211,4 +215,122 @@ async fn watch_shows_what_is_asked_for_as_it_comes() {
         };
         assert!(right, "{event}");
     }
+}
+
+async fn declared() -> (Place, Client) {
+    let place = place().await;
+    assert_eq!(run(place.command(&["topology", "declare"])).await.code, 0);
+    let client = place.client().await;
+    (place, client)
+}
+
+/// Publishes so many events of so many bytes, as a worker does.
+async fn publish_events(client: &Client, count: usize, bytes: usize) {
+    let mut unconfirmed = VecDeque::new();
+    for number in 0..count {
+        let data = json!({ "account": "bnc", "outcome": "canceled", "jobId": format!("job-{number}") });
+        let event = json!({ "time": chrono::Utc::now().to_rfc3339(), "data": data, "more": "x".repeat(bytes) });
+        let (exchange, options) = (client.names.events().into(), lapin::options::BasicPublishOptions::default());
+        let event = event.to_string();
+        let sent =
+            client.channel.basic_publish(exchange, "bnc.canceled".into(), options, event.as_bytes(), persistent());
+        unconfirmed.push_back(sent.await.unwrap());
+        if unconfirmed.len() > 1_000 {
+            assert!(unconfirmed.pop_front().unwrap().await.unwrap().is_ack());
+        }
+    }
+    for confirm in unconfirmed {
+        assert!(confirm.await.unwrap().is_ack());
+    }
+}
+
+fn spawned(mut command: Command) -> Child {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+async fn end_of(child: Child) -> (i32, String) {
+    let output = tokio::task::spawn_blocking(move || child.wait_with_output()).await.unwrap().unwrap();
+    (output.status.code().unwrap_or(-1), String::from_utf8(output.stderr).unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lines_are_sent_as_they_come_and_a_break_says_where_to_go_on() {
+    let (place, client) = declared().await;
+    let line = |at: usize| format!("{}\n", command(&format!("line-{at}"), &format!("R-line-{at}")));
+    let queue = place.names.commands_of("bnc");
+    for signal in ["-INT", "-TERM"] {
+        let before = client.depth(&queue).await;
+        let mut send = spawned(place.command(&["send", "--stdin", "--account", "bnc"]));
+        let input = send.stdin.as_mut().unwrap();
+        input.write_all((1..=3).map(line).collect::<String>().as_bytes()).unwrap();
+        until("they are there before the input ends", WAIT, || {
+            let (client, queue) = (&client, &queue);
+            Box::pin(async move { client.depth(queue).await == before + 3 })
+        })
+        .await;
+        // The confirms are on their way then.
+        tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+        assert!(Command::new("kill").args([signal, &send.id().to_string()]).status().unwrap().success());
+        let (code, said) = end_of(send).await;
+        let wanted = "broken off; 3 commands confirmed, all up to line 3: send again from line 4 on";
+        assert!(code == 75 && said.contains(wanted), "{code} {said}");
+    }
+
+    let faulty: String = (1..=2_500).map(line).chain(["[]\n".to_owned()]).chain((1..=9).map(line)).collect();
+    let ran = fed(place.command(&["send", "--stdin", "--account", "bnc"]), faulty).await;
+    let wanted =
+        "line 2501: not a JSON object; 2500 commands confirmed, all up to line 2500: send again from line 2501 on";
+    assert!(ran.code == 64 && ran.said.contains(wanted), "{} {}", ran.code, ran.said);
+    assert_eq!(client.depth(&queue).await, 2_506, "those before it are sent, and none after it");
+    let endless = fed(place.command(&["send", "--stdin", "--account", "bnc"]), "x".repeat(2 << 20)).await;
+    assert!(endless.code == 64 && endless.said.contains("line 1: it has more than"), "{}", endless.said);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn memory_does_not_grow_with_what_is_sent_or_read() {
+    let (place, client) = declared().await;
+    let out = place.dir.path().join("out");
+    let send = async |count: usize| {
+        let file = place.dir.path().join("lines");
+        let mut one = command("job", "R-1");
+        one["metadata"] = json!("x".repeat(3_000));
+        std::fs::write(&file, format!("{one}\n").repeat(count)).unwrap();
+        let mut send = place.command(&["send", "--stdin", "--account", "bnc"]);
+        send.stdin(Stdio::from(std::fs::File::open(file).unwrap()));
+        measured(send, &out).await
+    };
+    is_alike("send", &send(1_500).await, &send(15_000).await);
+
+    let watch = async || measured(place.command(&["watch", "--since", "1h", "--idle-s", "2", "--json"]), &out).await;
+    publish_events(&client, 1_500, 3_000).await;
+    let few = watch().await;
+    assert_eq!(read(&out).lines().count(), 1_500);
+    publish_events(&client, 13_500, 3_000).await;
+    let many = watch().await;
+    assert_eq!(read(&out).lines().count(), 15_000);
+    is_alike("watch --since", &few, &many);
+}
+
+/// The broker keeps 100,000 events for it and drops the oldest, so that one that is left open in a pager does not fill the broker.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_that_is_not_read_is_bounded_and_says_that_events_may_be_missed() {
+    const MANY: usize = 102_000;
+    let (place, client) = declared().await;
+    let bound = || Broker::shared().ctl(&["list_bindings", "source_name", "routing_key"]);
+    let is_bound = || bound().lines().any(|line| line.starts_with(&place.names.results()) && line.contains("*.*"));
+    let mut watch = spawned(place.command(&["watch", "--json", "--idle-s", "3"]));
+    until("it is bound", WAIT, || Box::pin(async { is_bound() })).await;
+    publish_events(&client, 600, 0).await;
+    let before = memory_of(&watch).unwrap();
+    publish_events(&client, MANY - 600, 0).await;
+    let after = memory_of(&watch).unwrap();
+    assert!(after * 10 < before * 13, "{before} KiB, then {after} KiB");
+
+    let out = BufReader::new(watch.stdout.take().unwrap());
+    let shown = tokio::task::spawn_blocking(move || out.lines().count());
+    let (code, said) = end_of(watch).await;
+    let shown = shown.await.unwrap();
+    assert!((100_000..MANY).contains(&shown), "{shown} of {MANY} are shown");
+    assert!(code == 0 && said.contains("some may be missed. watch --since shows them"), "{code} {said}");
+    assert_eq!(said.lines().count(), 1, "it is said once: {said}");
 }

@@ -1,33 +1,34 @@
 //! `parked`: looks at the commands that are set aside for a person, replays them, or discards them.
 
+mod counts;
 mod queue;
 mod table;
 
-use super::{Failure, broker::Broker, plain_json, print, tell};
+use super::{Failure, broker::Broker, plain_json, print, progress::Progress, tell};
 use crate::{
     amqp::{headers, outbox::in_bucket},
     message::Message,
     outcome::Cause,
     parked::{Parked, Whole, replayed},
-    retry::{Progress, SHORTEST},
+    retry::{self, SHORTEST},
 };
 use chrono::{DateTime, Utc};
 use clap::{Args, Subcommand, builder::PossibleValuesParser};
+use counts::Counts;
 use lapin::{
-    Acker, Confirmation, PublisherConfirm,
+    Confirmation, PublisherConfirm,
     options::{BasicPublishOptions, ConfirmSelectOptions},
 };
-use queue::{Copy, Queue};
+use queue::{Copy, Hold, Holds, Queue};
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::VecDeque,
     io::{IsTerminal, Write},
     path::Path,
 };
+use table::Table;
 
 /// Confirms that may be outstanding.
 const WINDOW: usize = 200;
-/// Progress is told after so many.
-const TELL_EVERY: u64 = 1_000;
 
 #[derive(Args)]
 #[command(after_help = "Examples:
@@ -47,7 +48,8 @@ pub struct Arguments {
 enum Action {
     /// A line for each: since when, account, job, why, attempts, calls, and what to do.
     ///
-    /// Everything stays where it is, in its order. While this reads, another reader of the queue sees only what is left.
+    /// Everything stays where it is, in its order. While this reads, another reader of the queue sees only what is left. Of a long list, the
+    /// widths of the columns are those of its first 500 rows.
     List {
         #[command(flatten)]
         which: Which,
@@ -79,6 +81,8 @@ enum Action {
         dry_run: bool,
     },
     /// Throw them away, and print what they were.
+    ///
+    /// All are printed first, then it asks once. If it is killed, what is not thrown away yet is parked as before.
     Discard {
         #[command(flatten)]
         which: Chosen,
@@ -145,8 +149,15 @@ fn parked_causes() -> PossibleValuesParser {
 pub async fn run(config: Option<&Path>, arguments: Arguments) -> Result<(), Failure> {
     let broker = Broker::reach(config, arguments.prefix.as_deref(), "parked").await?;
     let queue = Queue::open(&broker).await?;
+    if queue.others() > 0 {
+        let (parked, others) = (broker.names.parked(), queue.others());
+        tell(format_args!("note: consumers of others read {parked} now ({others}); what they hold is not shown"));
+    }
     match arguments.action {
-        Action::List { which, json } => list(queue, &which, json, "parked").await,
+        Action::List { which, json } => {
+            list(queue, &which, json, "parked").await?;
+            tell_of_unreadable(&broker).await
+        }
         Action::Show { which } => show(queue, &which).await,
         Action::Discard { which, dry_run: true, .. } => list(queue, &which.which, false, "would be discarded").await,
         Action::Replay { which, not_after, dry_run } => replay(&broker, queue, &which.which, not_after, dry_run).await,
@@ -155,27 +166,46 @@ pub async fn run(config: Option<&Path>, arguments: Arguments) -> Result<(), Fail
 }
 
 async fn list(mut queue: Queue<'_>, which: &Which, json: bool, what_of_them: &str) -> Result<(), Failure> {
-    let mut found = Vec::new();
+    let (mut table, mut progress, mut read) = (Table::default(), Progress::beside_output(), 0_u64);
+    let mut is_read = true;
     while let Some(Copy { parked, .. }) = queue.next().await? {
+        read += 1;
+        progress.tell(|| format!("{read} read, {} to come", queue.left()));
         if !which.means(&parked) {
             continue;
         }
-        if !json {
-            found.push(parked);
-        } else if !print(&plain_json(&serde_json::to_string(&parked).expect("texts and numbers are JSON")))? {
+        let lines = match json {
+            true => vec![plain_json(&serde_json::to_string(&parked).expect("texts and numbers are JSON"))],
+            false => table.add(&parked),
+        };
+        is_read = print_all(&lines)?;
+        if !is_read {
             queue.enough();
         }
     }
     let given_back = queue.give_back().await;
-    if !json {
-        print(&table::of(&found, what_of_them))?;
+    if !json && is_read {
+        print_all(&table.end(what_of_them))?;
     }
     given_back
 }
 
+/// Commands that no worker can read lie beside those that are parked.
+async fn tell_of_unreadable(broker: &Broker) -> Result<(), Failure> {
+    let queue = broker.names.unreadable();
+    if let Some(count @ 1..) = broker.depth_if_any(&queue).await? {
+        tell(format_args!(
+            "{} in {queue} cannot be read by any worker: docs/RUNBOOK.md says what to do",
+            commands(count.into())
+        ));
+    }
+    Ok(())
+}
+
 async fn show(mut queue: Queue<'_>, which: &Which) -> Result<(), Failure> {
-    let mut found = 0;
+    let (mut found, mut progress) = (0, Progress::beside_output());
     while let Some(Copy { parked, message, .. }) = queue.next().await? {
+        progress.tell(|| format!("{found} found, {} to come", queue.left()));
         if which.means(&parked) {
             found += 1;
             if !print(&whole(&parked, &message))? {
@@ -195,11 +225,13 @@ async fn replay(
     dry_run: bool,
 ) -> Result<(), Failure> {
     broker.within(broker.channel.confirm_select(ConfirmSelectOptions::default())).await?;
-    let mut replay = Replay { broker, unconfirmed: VecDeque::new(), replayed: 0, refused: 0 };
-    let (mut meant, mut spared, mut left) = (0, 0, BTreeMap::<String, u64>::new());
-    let mut would_be = Vec::new();
+    let mut replay =
+        Replay { broker, unconfirmed: VecDeque::new(), replayed: 0, refused: 0, progress: Progress::new() };
+    let (mut meant, mut spared, mut left) = (0, 0, Counts::default());
+    let mut would_be = Table::default();
     let ended = async {
-        while let Some(Copy { parked, message, acker }) = queue.next().await? {
+        while let Some(Copy { parked, message, hold }) = queue.next().await? {
+            replay.tell_progress(&queue);
             if !which.means(&parked) {
                 continue;
             }
@@ -209,25 +241,26 @@ async fn replay(
             }
             meant += 1;
             if !broker.accounts.is_empty() && !broker.accounts.contains(&parked.account) {
-                *left.entry(format!("the settings have no account {:?}", parked.account)).or_default() += 1;
+                left.add(format!("the settings have no account {:?}", parked.account));
                 continue;
             }
             match replayed(&message, not_after) {
-                Ok(_) if dry_run => would_be.push(parked),
-                Ok(progress) => replay.one(&mut queue, &message, &progress, acker).await?,
-                Err(why) => *left.entry(why).or_default() += 1,
+                Ok(_) if dry_run => {
+                    if !print_all(&would_be.add(&parked))? {
+                        queue.enough();
+                    }
+                }
+                Ok(progress) => replay.one(&mut queue, &message, &progress, hold).await?,
+                Err(why) => left.add(why),
             }
         }
         replay.settle(&mut queue, 0).await
     }
     .await;
     if dry_run {
-        print(&table::of(&would_be, "would be replayed"))?;
+        print_all(&would_be.end("would be replayed"))?;
     } else {
         tell(format_args!("{} replayed", commands(replay.replayed)));
-    }
-    if replay.refused > 0 {
-        left.insert("the broker refused its copy (does a policy limit the retry buckets?)".into(), replay.refused);
     }
     if spared > 0 {
         tell(format_args!(
@@ -235,21 +268,30 @@ async fn replay(
             commands(spared)
         ));
     }
-    for (why, count) in &left {
-        tell(format_args!("{} left: {why}", commands(*count)));
+    if replay.refused > 0 {
+        let why = "the broker refused its copy (does a policy limit the retry buckets?)";
+        tell(format_args!("{} left: {why}", commands(replay.refused)));
+    }
+    for (why, count) in left.iter() {
+        tell(format_args!("{} left: {why}", commands(count)));
     }
     let given_back = queue.give_back().await;
     ended?;
     given_back?;
-    if left.is_empty() { some_of(meant) } else { Err(Failure::No("not all of them could be replayed".into())) }
+    if left.is_empty() && replay.refused == 0 {
+        some_of(meant)
+    } else {
+        Err(Failure::No("not all of them could be replayed".into()))
+    }
 }
 
 /// Publishes copies, and takes each parked one out when its copy is confirmed.
 struct Replay<'a> {
     broker: &'a Broker,
-    unconfirmed: VecDeque<(PublisherConfirm, Acker)>,
+    unconfirmed: VecDeque<(PublisherConfirm, Hold)>,
     replayed: u64,
     refused: u64,
+    progress: Progress,
 }
 
 impl Replay<'_> {
@@ -257,8 +299,8 @@ impl Replay<'_> {
         &mut self,
         queue: &mut Queue<'_>,
         message: &Message,
-        progress: &Progress,
-        acker: Acker,
+        progress: &retry::Progress,
+        hold: Hold,
     ) -> Result<(), Failure> {
         // Through a bucket, because what the workers believe comes out of one.
         let ours = headers::of_progress(progress);
@@ -267,27 +309,29 @@ impl Replay<'_> {
         let options = BasicPublishOptions::default();
         let sent = channel.basic_publish(bucket.into(), key, options, &message.body, properties);
         let sent = self.broker.within(sent).await?;
-        self.unconfirmed.push_back((sent, acker));
+        self.unconfirmed.push_back((sent, hold));
         self.settle(queue, WINDOW).await
     }
 
     /// Waits for confirms until no more than so many are outstanding.
     async fn settle(&mut self, queue: &mut Queue<'_>, outstanding: usize) -> Result<(), Failure> {
         while self.unconfirmed.len() > outstanding
-            && let Some((sent, acker)) = self.unconfirmed.pop_front()
+            && let Some((sent, hold)) = self.unconfirmed.pop_front()
         {
             // The others are on their way, so that a refusal ends nothing.
             if !matches!(self.broker.within(sent).await?, Confirmation::Ack(_)) {
                 self.refused += 1;
                 continue;
             }
-            queue.take_out(&acker).await?;
+            queue.take_out(hold).await?;
             self.replayed += 1;
-            if self.replayed.is_multiple_of(TELL_EVERY) {
-                tell(format_args!("{} replayed …", self.replayed));
-            }
+            self.tell_progress(queue);
         }
         Ok(())
+    }
+
+    fn tell_progress(&mut self, queue: &Queue<'_>) {
+        self.progress.tell(|| format!("{} replayed, {} to be looked at", self.replayed, queue.left()));
     }
 }
 
@@ -295,8 +339,9 @@ async fn discard(mut queue: Queue<'_>, which: &Which, yes: bool) -> Result<(), F
     if !yes && !std::io::stdin().is_terminal() {
         return Err(Failure::Usage("discarding asks first; without a terminal say --yes".into()));
     }
-    let mut found = Vec::new();
-    while let Some(Copy { parked, message, acker }) = queue.next().await? {
+    let (mut found, mut progress) = (Holds::default(), Progress::beside_output());
+    while let Some(Copy { parked, message, hold }) = queue.next().await? {
+        progress.tell(|| format!("{} found, {} to come", found.count(), queue.left()));
         if which.means(&parked) {
             // The last that is seen of it.
             let printed = print(&whole(&parked, &message));
@@ -306,26 +351,38 @@ async fn discard(mut queue: Queue<'_>, which: &Which, yes: bool) -> Result<(), F
                 printed?;
                 return Err(Failure::Unavailable("nobody has read what they were, so none is discarded".into()));
             }
-            found.push(acker);
+            found.add(hold);
         }
     }
-    let sure = yes || found.is_empty() || ask(&format!("Discard {} for good? [y/N] ", commands(found.len() as u64)));
-    let mut discarded = 0;
+    let count = found.count();
+    let sure = yes || count == 0 || ask(&format!("Discard {} for good? [y/N] ", commands(count)));
+    let (mut discarded, mut progress) = (0, Progress::new());
     let ended = async {
-        for acker in found.iter().filter(|_| sure) {
-            queue.take_out(acker).await?;
+        for hold in found.each().filter(|_| sure) {
+            queue.take_out(hold).await?;
             discarded += 1;
+            progress.tell(|| format!("{discarded} of {count} discarded"));
         }
         Ok::<_, Failure>(())
     }
     .await;
     let given_back = queue.give_back().await;
-    if !found.is_empty() {
+    if count > 0 {
         tell(format_args!("{} discarded", commands(discarded)));
     }
     ended?;
     given_back?;
-    some_of(found.len() as u64)
+    some_of(count)
+}
+
+/// Lines of output. False when nobody reads any more.
+fn print_all(lines: &[String]) -> Result<bool, Failure> {
+    for line in lines {
+        if !print(line)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 fn ask(question: &str) -> bool {

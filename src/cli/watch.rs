@@ -8,12 +8,6 @@ use super::{
 use crate::outcome::Outcome;
 use chrono::{DateTime, TimeDelta, Utc};
 use clap::Args;
-use futures_util::StreamExt;
-use lapin::{
-    Consumer,
-    options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions},
-    types::{AMQPValue, FieldTable},
-};
 use serde_json::Value;
 use std::{path::Path, time::Duration};
 
@@ -26,7 +20,9 @@ const CLOCKS_DIFFER: TimeDelta = TimeDelta::seconds(30);
   qris-cancel-worker watch --since 2h --outcome unresolved   those of the last two hours, and on
   qris-cancel-worker watch --since 1d --job order-4711-cancel --idle-s 2
                                                              what has become of one
-  qris-cancel-worker watch --since 1d --idle-s 2 --json      a day's events as they are, for a script")]
+  qris-cancel-worker watch --since 1d --idle-s 2 --json      a day's events as they are, for a script
+
+Without --since, the broker keeps up to 100,000 events while nothing is read here, and then drops the oldest. A note says so.")]
 pub struct Arguments {
     /// Only this account's events.
     #[arg(long)]
@@ -61,8 +57,12 @@ pub async fn run(config: Option<&Path>, arguments: Arguments) -> Result<(), Fail
     let since = arguments.since.map(|age| begun - age);
     let is_of_later = |event: &Value| time_of(event).is_some_and(|time| time > begun + CLOCKS_DIFFER);
     let mut events = match since {
-        Some(since) => replay(&broker, since).await?,
-        None => broker.results(&[format!("{}.{}", part(&arguments.account), part(&arguments.outcome))]).await?,
+        Some(since) => broker.log(since).await?,
+        None => {
+            let events = broker.results().await?;
+            events.bind(&format!("{}.{}", part(&arguments.account), part(&arguments.outcome))).await?;
+            events
+        }
     };
     let (mut left, mut told, mut others) = (arguments.count.unwrap_or(u64::MAX), 0_u64, 0_u64);
     let ended = |told, others| match &arguments.job {
@@ -81,13 +81,8 @@ pub async fn run(config: Option<&Path>, arguments: Arguments) -> Result<(), Fail
         let Ok(delivery) = tokio::time::timeout(limit, events.next()).await else {
             return ended(told, others);
         };
-        let Some(delivery) = delivery else {
-            return Err(Failure::Unavailable("the broker ended the connection".into()));
-        };
         let delivery = delivery?;
-        if since.is_some() && !broker.within(delivery.acker.ack(BasicAckOptions::default())).await? {
-            return Err(Failure::Unavailable("the connection is lost".into()));
-        }
+        events.take(&delivery).await?;
         let Ok(event) = serde_json::from_slice::<Value>(&delivery.data) else {
             tell(format_args!("a message of {} bytes that is no event", delivery.data.len()));
             continue;
@@ -107,16 +102,6 @@ pub async fn run(config: Option<&Path>, arguments: Arguments) -> Result<(), Fail
         }
     }
     Ok(())
-}
-
-/// The log is a stream: it is read from a second on, by chunks, so that earlier events can come first.
-async fn replay(broker: &Broker, since: DateTime<Utc>) -> Result<Consumer, Failure> {
-    broker.within(broker.channel.basic_qos(500, BasicQosOptions::default())).await?;
-    let mut offset = FieldTable::default();
-    let seconds = u64::try_from(since.timestamp()).unwrap_or_default();
-    offset.insert("x-stream-offset".into(), AMQPValue::Timestamp(seconds));
-    let queue = broker.names.results_log();
-    broker.within(broker.channel.basic_consume(queue.into(), "".into(), BasicConsumeOptions::default(), offset)).await
 }
 
 fn wanted(event: &Value, arguments: &Arguments, since: Option<DateTime<Utc>>) -> bool {

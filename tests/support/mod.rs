@@ -6,6 +6,7 @@
     reason = "each test binary uses a part of it; tests read their environment"
 )]
 
+pub mod cost;
 pub mod frames;
 pub mod judge;
 pub mod ledger;
