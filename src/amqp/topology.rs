@@ -91,11 +91,6 @@ impl Names {
         format!("{}.parked", self.prefix)
     }
 
-    /// Where messages end that no worker can read.
-    pub fn unreadable(&self) -> String {
-        format!("{}.unreadable", self.prefix)
-    }
-
     /// Where the worker publishes events.
     pub fn events(&self) -> String {
         format!("{}.events", self.prefix)
