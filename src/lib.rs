@@ -20,7 +20,8 @@
 //!
 //! # Invariants
 //!
-//! 1. Only `amqp/consumer.rs` acknowledges commands, and only after the pipeline returned `Ok`.
+//! 1. Only `amqp/consumer.rs` acknowledges commands, and only after the pipeline returned `Ok`; while no worker runs,
+//!    `amqp/topology/upgrade.rs` those that it has moved.
 //! 2. `breaker`, `command`, `event`, `message`, `outcome`, `parked`, `retry`, `schema`, `verdict`, `traces/parent` and
 //!    `snap/{request,sign,response,compare}` do no I/O, read no clock and draw no random number: time and chance come in as arguments.
 //! 3. The bytes that are hashed are the bytes that are sent; a body is serialised once.

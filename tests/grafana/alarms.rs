@@ -37,7 +37,9 @@ async fn every_query_has_data_and_every_alert_fires_under_its_fault() {
     let told = |message: &str| eprintln!("--- {message}");
     told("publishers, providers and keys go wrong");
     faulty_commands(&watch.stage).await;
-    // The runbook's own parked commands, too.
+    // The runbook's own commands deal with an account that was left behind, and take their time.
+    watch.expect("QrisCancelQueueWithoutConsumer", &["left"]);
+    // Its own parked commands, too.
     watch.expect("QrisCancelParkedRising", &["waiting", "unknown", "ifortepay"]);
     watch.expect("QrisCancelUnresolved", &["waiting"]);
     // What is given up is not settled, and old commands have waited.

@@ -228,7 +228,9 @@ impl Stage {
         let bound =
             client.channel.queue_bind(queue, exchange, "".into(), QueueBindOptions::default(), FieldTable::default());
         bound.await.unwrap();
-        assert!(client.publish_raw(&bucket, "waiting", b"{}", persistent()).await);
+        for _ in 0..40 {
+            assert!(client.publish_raw(&bucket, "waiting", b"{}", persistent()).await);
+        }
 
         // Each comes again after half a minute to a minute: so many that one comes all the time.
         let (bucket, _) = names.bucket_for(Duration::from_millis(250));
