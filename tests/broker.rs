@@ -878,7 +878,6 @@ async fn what_no_worker_can_read_leaves_each_queue_by_itself_and_is_kept() {
     let ends = [names.strays(), names.strays_expired(), names.unreadable()];
     // The longest way first, so that none stands in the way.
     for died_in in [3, 2, 1] {
-        let end = &ends[died_in - 1];
         let expiring = persistent().with_expiration("600000".into());
         let body = command(&format!("left-{died_in}"), "R1").to_string();
         assert!(client.publish_raw(&names.commands(), "bnc", body.as_bytes(), expiring).await);
