@@ -230,7 +230,7 @@ impl Gateway for Arc<Account> {
         sent.span.set("qris_cancel.external_id", external_id.to_owned());
         let begun = Instant::now();
         sent.result = tokio::select! {
-            result = client.send(request) => result,
+            result = client.send_before(request, not_after) => result,
             () = self.stop.now.cancelled() => Err(SendError::Interrupted),
         };
         sent.duration = begun.elapsed();

@@ -3,6 +3,8 @@
 
 #[path = "wire/certs.rs"]
 mod certs;
+#[path = "wire/not_after.rs"]
+mod not_after;
 #[path = "wire/pool.rs"]
 mod pool;
 #[path = "wire/proxy.rs"]

@@ -13,7 +13,7 @@ use hyper::body::{self, Bytes, Frame, SizeHint};
 use reqwest::{Certificate, Identity, Proxy, Url, header, redirect, tls};
 use secrecy::{ExposeSecret, SecretString};
 use std::{
-    pin::Pin,
+    pin::{Pin, pin},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -155,6 +155,18 @@ impl Client {
     /// # Errors
     /// Says whether the provider may have received it.
     pub async fn send(&self, request: SignedRequest) -> Result<Reply, SendError> {
+        self.send_before(request, None).await
+    }
+
+    /// The same, and no byte of it leaves after a time. What has begun to go out by then is read to its end.
+    ///
+    /// # Errors
+    /// Says whether the provider may have received it.
+    pub async fn send_before(
+        &self,
+        request: SignedRequest,
+        not_after: Option<DateTime<Utc>>,
+    ) -> Result<Reply, SendError> {
         let mut call = self.http.post(&request.url).header(header::CONTENT_TYPE, "application/json");
         let mut head = request.url.len();
         for (name, value) in &request.headers {
@@ -168,16 +180,29 @@ impl Client {
             return Err(SendError::NotSent(format!("the headers are longer than {MAX_HEAD} bytes")));
         }
         let secrets = secrets_of(&request);
-        let ticket = Ticket::default();
+        let ticket = Ticket::until(not_after);
         let sent = Bytes::from(request.body);
         let body = Body { bytes: Some(sent.clone()), ticket: ticket.clone() };
         let failed = |e: reqwest::Error| match e {
-            e if ticket.take() => SendError::NotSent(self.explain(&e)),
+            e if ticket.take() => match ticket.has_expired() {
+                true => SendError::TooLate,
+                false => SendError::NotSent(self.explain(&e)),
+            },
             e if e.is_timeout() => SendError::TimedOut(self.timeout),
             // Also where a TLS 1.3 server refuses our certificate, or the lack of one: it says so only after we may write.
             e => SendError::Broken(self.explain(&e)),
         };
-        let mut response = call.body(reqwest::Body::wrap(body)).send().await.map_err(failed)?;
+        let mut sending = pin!(call.body(reqwest::Body::wrap(body)).send());
+        // Name lookup, TCP, proxy and TLS can outlast the limit.
+        let sent = tokio::select! {
+            biased;
+            sent = &mut sending => sent,
+            () = ticket.expires() => match ticket.take() {
+                true => return Err(SendError::TooLate),
+                false => sending.await,
+            },
+        };
+        let mut response = sent.map_err(failed)?;
         let http_status = response.status().as_u16();
         let retry_after = response.headers().get(header::RETRY_AFTER).and_then(|value| value.to_str().ok());
         let date = date(response.headers());
@@ -233,16 +258,36 @@ impl Client {
     }
 }
 
-/// The right to send a request: there is one, and the first to take it has it.
+/// The right to send a request: there is one, and the first to take it has it. A connection takes none that has expired.
 ///
 /// hyper puts a request's head into a buffer, takes the body, and writes both; the bytes of the body cannot be had without
 /// the ticket. So once we hold it, nothing was written and nothing will be, and nobody can write a request a second time.
 #[derive(Clone, Default)]
-struct Ticket(Arc<AtomicBool>);
+struct Ticket {
+    is_taken: Arc<AtomicBool>,
+    until: Option<DateTime<Utc>>,
+}
 
 impl Ticket {
+    fn until(until: Option<DateTime<Utc>>) -> Self {
+        Self { until, ..Self::default() }
+    }
+
     fn take(&self) -> bool {
-        !self.0.swap(true, Ordering::SeqCst)
+        !self.is_taken.swap(true, Ordering::SeqCst)
+    }
+
+    fn has_expired(&self) -> bool {
+        self.until.is_some_and(|until| Utc::now() > until)
+    }
+
+    /// Waits for its end, which may never come; by the wall clock, which may be set meanwhile.
+    async fn expires(&self) {
+        let Some(until) = self.until else { return std::future::pending().await };
+        while !self.has_expired() {
+            let left = (until - Utc::now()).to_std().unwrap_or_default();
+            tokio::time::sleep(left.clamp(Duration::from_millis(1), Duration::from_secs(1))).await;
+        }
     }
 }
 
@@ -258,9 +303,15 @@ impl body::Body for Body {
 
     fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, &'static str>>> {
         let bytes = self.bytes.take();
-        Poll::Ready(bytes.map(|bytes| match self.ticket.take() {
-            true => Ok(Frame::data(bytes)),
-            false => Err("the call has failed already"),
+        Poll::Ready(bytes.map(|bytes| {
+            // The call then takes the ticket itself.
+            if self.ticket.has_expired() {
+                Err("its time has passed")
+            } else if self.ticket.take() {
+                Ok(Frame::data(bytes))
+            } else {
+                Err("the call has failed already")
+            }
         }))
     }
 
@@ -390,10 +441,14 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/", listener.local_addr().unwrap());
         let client = Client::new(&Options::default()).unwrap();
-        for head in [0, MAX_HEAD] {
-            let body = Body { bytes: Some("body".into()), ticket: Ticket::default() };
-            assert!(body.ticket.take());
-            assert!(!body.ticket.take(), "there is one");
+        for (head, expired) in [(0, false), (MAX_HEAD, false), (0, true), (MAX_HEAD, true)] {
+            let limit = expired.then(|| Utc::now() - chrono::TimeDelta::seconds(1));
+            let body = Body { bytes: Some("body".into()), ticket: Ticket::until(limit) };
+            let ticket = body.ticket.clone();
+            if !expired {
+                assert!(ticket.take());
+                assert!(!ticket.take(), "there is one");
+            }
             let call = client.http.post(&url).header("x", "x".repeat(head)).body(reqwest::Body::wrap(body));
             let server = async {
                 let mut bytes = Vec::new();
@@ -401,8 +456,9 @@ mod tests {
                 bytes
             };
             let (result, bytes) = tokio::join!(call.send(), server);
-            assert!(chain_of(&result.unwrap_err()).contains("the call has failed already"));
-            assert_eq!(bytes, b"");
+            let why = if expired { "its time has passed" } else { "the call has failed already" };
+            assert!(chain_of(&result.unwrap_err()).contains(why));
+            assert_eq!((bytes.as_slice(), ticket.take()), (&b""[..], expired), "an expired one is left to the call");
         }
     }
 }
