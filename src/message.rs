@@ -13,7 +13,7 @@ pub struct Message {
     pub origin: Origin,
     /// The broker has delivered it before, to a worker that did not acknowledge it.
     pub redelivered: bool,
-    /// How often it came back so; zero where the broker does not say.
+    /// How often it came back so, never more than the broker says itself; zero where it does not say.
     pub delivery_count: u64,
     pub properties: Properties,
     pub carried: Carried,

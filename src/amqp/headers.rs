@@ -51,15 +51,11 @@ pub fn message(delivery: &mut Delivery, names: &Names, received_at: DateTime<Utc
     // A copy that its publisher had made by `CC` has the key of another account: the queue that it came to says whose it is.
     let died_in = death.and_then(|death| text(death, "queue"));
     let died_in = died_in.and_then(|queue| names.account_of(&queue).map(str::to_owned));
-    let delivery_count = match header(headers, "x-delivery-count") {
-        Some(Scalar::Integer(count)) => u64::try_from(count).unwrap_or_default(),
-        _ => 0,
-    };
     Message {
         routing_key: died_in.unwrap_or_else(|| delivery.routing_key.as_str().to_owned()),
         origin,
         redelivered: delivery.redelivered,
-        delivery_count,
+        delivery_count: if delivery.redelivered { deliveries(headers) } else { 0 },
         properties: properties(&delivery.properties, headers),
         carried: match origin {
             Origin::Due | Origin::PastItsQueue => carried(headers),
@@ -70,6 +66,20 @@ pub fn message(delivery: &mut Delivery, names: &Names, received_at: DateTime<Utc
         trace: None,
         body: std::mem::take(&mut delivery.data),
     }
+}
+
+/// How often the broker has delivered a message before, which is delivered again; never more than it says itself.
+///
+/// A publisher can write both headers, and the broker passes on what it does not write itself. On a redelivery RabbitMQ before 4.3
+/// always writes `x-delivery-count`, and 4.3 always writes `x-acquired-count`, beside which a publisher's `x-delivery-count` can stand
+/// (after a nack, or a consumer timeout; seen on 3.10.8, 4.0.5, 4.3.6). So the smallest number that is there is never above the broker's own. A publisher
+/// can make it smaller: then the delivery limit of the queue ends the command, by a count of the broker's that is no header.
+fn deliveries(headers: &FieldTable) -> u64 {
+    let count = |name| match header(headers, name)? {
+        Scalar::Integer(count) => Some(u64::try_from(count).unwrap_or_default()),
+        _ => Some(0),
+    };
+    [count("x-delivery-count"), count("x-acquired-count")].into_iter().flatten().min().unwrap_or_default()
 }
 
 /// The latest dead-lettering, which the broker lists first. Of the queue and the reason a publisher can forge neither; all else in it,
@@ -398,6 +408,30 @@ mod tests {
             // Beyond one frame (128 KiB) the broker closes the connection; half of 64 KiB is ours.
             let size: usize = headers.inner().iter().map(|(name, value)| name.as_str().len() + format!("{value:?}").len()).sum();
             prop_assert!(size < 32 * 1024, "{}", size);
+        }
+    }
+
+    #[test]
+    fn no_count_of_deliveries_is_above_what_the_broker_writes() {
+        let count = |headers: &[(&str, Scalar)]| {
+            deliveries(&table(headers.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect()))
+        };
+        let (delivered, acquired) = ("x-delivery-count", "x-acquired-count");
+        let number = Scalar::Integer;
+        for (headers, expected) in [
+            (vec![], 0),
+            // RabbitMQ before 4.3 writes the one, 4.3 after a nack the other.
+            (vec![(delivered, number(50))], 50),
+            (vec![(acquired, number(50))], 50),
+            // 4.3 counts fewer deliveries than it has acquired.
+            (vec![(delivered, number(2)), (acquired, number(4))], 2),
+            // The publisher's beside the broker's, on 4.3 and before.
+            (vec![(delivered, number(100)), (acquired, number(1))], 1),
+            (vec![(delivered, number(1)), (acquired, number(100))], 1),
+            (vec![(delivered, Scalar::Text("100".into())), (acquired, number(3))], 0),
+            (vec![(delivered, number(-1)), (acquired, number(3))], 0),
+        ] {
+            assert_eq!(count(&headers), expected, "{headers:?}");
         }
     }
 
