@@ -238,8 +238,8 @@ impl Gateway for Arc<Account> {
         sent
     }
 
-    async fn forget_token(&self, token: &SecretString) -> bool {
-        self.line().tokens.forget(token).await
+    async fn forget_token(&self, token: &SecretString) {
+        self.line().tokens.forget(token).await;
     }
 
     fn note_call(&self, call: &Called<'_>) {

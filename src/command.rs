@@ -142,6 +142,13 @@ impl Rejection {
         self.violations.iter().map(|violation| violation.cause).min().unwrap_or(Cause::NotJson)
     }
 
+    /// Whether settings decide that it is faulty: it is a command, and what is wrong with it another profile, another version of it or other
+    /// values of the account may allow.
+    pub fn is_by_the_accounts_terms(&self) -> bool {
+        let by_terms = [Cause::UnknownField, Cause::MissingField, Cause::FieldValue, Cause::ConstantOverridden];
+        self.violations.iter().all(|violation| by_terms.contains(&violation.cause))
+    }
+
     fn whole(cause: Cause, rule: impl Into<String>) -> Self {
         let violation = Violation { field: String::new(), cause, rule: rule.into() };
         Self {

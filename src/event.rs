@@ -137,6 +137,7 @@ impl Event {
                 rejection.violations.as_slice(),
             ),
         };
+        let tells_violations = outcome == Outcome::Invalid || finish.cause == Cause::NoLongerValid;
         let (said, at) = (&finish.said, rfc3339(finish.at));
         let id = id(about.account, job_id, reference, partner_reference, outcome, progress.replay, &digest);
         let envelope = Envelope {
@@ -173,7 +174,7 @@ impl Event {
                 attempts: progress.attempts,
                 calls_total: progress.history.count,
                 calls: &progress.history.calls,
-                violations: if outcome == Outcome::Invalid { violations } else { &[] },
+                violations: if tells_violations { violations } else { &[] },
                 replay: progress.replay,
                 metadata,
             },
@@ -326,7 +327,7 @@ struct Data<'a> {
     calls_total: u32,
     #[schemars(length(max = 20))]
     calls: &'a [CallRecord],
-    /// With `invalid`: every rule that is broken.
+    /// With `invalid` and the cause `no_longer_valid`: every rule that is broken.
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     #[schemars(length(min = 1))]
     violations: &'a [Violation],

@@ -100,7 +100,7 @@ causes! {
     ExpiredInQueue = "expired_in_queue" of Unresolved,
     /// Workers died again and again while they had it in hand.
     WorkerCrashed = "worker_crashed" of Unresolved,
-    /// Calls were made for it, and by the account's settings of now it is no valid command any more.
+    /// A call may have been made for it, and by the account's settings of now it is no valid command.
     NoLongerValid = "no_longer_valid" of Unresolved,
     /// It came back from a retry, and its account is no longer in the settings of any worker.
     AccountRemoved = "account_removed" of Unresolved,

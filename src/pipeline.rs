@@ -18,7 +18,7 @@ use attempt::Visit;
 
 use crate::{
     breaker::{Health, News},
-    command::{CancelCommand, Terms},
+    command::{CancelCommand, Rejection, Terms},
     event::{About, Event, Finish, Said, Subject},
     message::{Carried, Message},
     outcome::Cause,
@@ -53,8 +53,8 @@ pub trait Gateway: Send + Sync {
         external_id: &str,
         not_after: Option<DateTime<Utc>>,
     ) -> impl Future<Output = Sent> + Send;
-    /// This token is not accepted: the next call must have another. False if another had taken its place already.
-    fn forget_token(&self, token: &SecretString) -> impl Future<Output = bool> + Send;
+    /// This token is not accepted: the next call must have another.
+    fn forget_token(&self, token: &SecretString) -> impl Future<Output = ()> + Send;
     /// Holds a transaction in hand, for one visit to the provider.
     type Claim: Send + Sync;
     /// Takes a transaction in hand under all the names that it has; `None` if another command of it takes too long. A command
@@ -194,7 +194,7 @@ impl<G: Gateway, O: Outbox, W: World> Pipeline<G, O, W> {
             (None, _) if message.redelivered && message.delivery_count >= MAX_DELIVERIES => {
                 Step::Finish(self.decision(Cause::WorkerCrashed, &progress, None))
             }
-            (None, Err(_)) if may_have_been_sent(&message.carried) => {
+            (None, Err(rejection)) if may_have_been_sent(message, rejection) => {
                 Step::Finish(self.decision(Cause::NoLongerValid, &progress, None))
             }
             (None, Err(rejection)) => {
@@ -246,14 +246,15 @@ impl<G: Gateway, O: Outbox, W: World> Pipeline<G, O, W> {
     }
 }
 
-/// Whether calls were made for a command before, or may have been, on other settings: `invalid` would claim that nothing was sent.
-/// (Of one that was only delivered before, a faulty one most likely, nobody knows.)
-fn may_have_been_sent(carried: &Carried) -> bool {
-    match carried {
+/// Whether calls were made for a rejected command before, or may have been: `invalid` would claim that nothing was sent.
+/// What was delivered before may have been sent by a worker with other settings, unless it is faulty by anybody's.
+fn may_have_been_sent(message: &Message, rejection: &Rejection) -> bool {
+    let was_sent = match &message.carried {
         Carried::Progress(progress) => progress.history.count > 0 || progress.ambiguous && progress.replay == 0,
         Carried::Damaged => true,
         Carried::Nothing | Carried::Foreign { .. } => false,
-    }
+    };
+    was_sent || message.redelivered && rejection.is_by_the_accounts_terms()
 }
 
 /// What is known of a message's earlier attempts; `None` where another version of the worker has written it.

@@ -53,8 +53,10 @@ pub struct Progress {
     pub attempts: u32,
     /// Attempts that ended as "misconfigured" and do not count, and times that it was a stray of its account's.
     pub doubts: u32,
-    /// When the provider last refused us so.
+    /// When the provider last refused us so; none where the last attempt ended otherwise.
     pub doubted_at: Option<DateTime<Utc>>,
+    /// Attempts in a row whose cancel was denied while the provider took cancels of other commands.
+    pub denied_in_a_row: u32,
     /// Sum of the chosen delays.
     pub waited: Duration,
     /// Sum of the delays chosen for a cut-off time.
@@ -82,6 +84,7 @@ impl Progress {
             attempts: 0,
             doubts: 0,
             doubted_at: None,
+            denied_in_a_row: 0,
             waited: Duration::ZERO,
             cut_off: Duration::ZERO,
             ambiguous: false,

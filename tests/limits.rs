@@ -122,7 +122,7 @@ async fn one_bad_merchant_field_pauses_nobody() {
     let more = format!(
         "[accounts.shop]\nprofile = \"bnc\"\nbase_url = \"http://{}\"\ncancel_path = \"/qr-mpm-cancel\"\nquery_path = \"/qr-mpm-query\"\n\
          client_key = \"client\"\npartner_id = \"p\"\nprivate_key = {{ file = \"{KEY}\" }}\norigin = \"o\"\nmerchant_id = \"000123456789\"\n\
-         max_in_flight = 32\n[accounts.shop.retry]\nmax_attempts = 3\n",
+         max_in_flight = 32\n[accounts.shop.retry]\nmax_attempts = 6\n",
         provider.address
     );
     let place = Place::at(Broker::shared(), "http://127.0.0.1:9", &more);

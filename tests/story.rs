@@ -29,6 +29,7 @@ macro_rules! assert_event {
 }
 
 const REFUSED: &str = "4037705";
+const DENIED: &str = "4047716";
 
 // The reply to a cancel.
 
@@ -242,15 +243,15 @@ async fn accepted_and_not_finished_waits_a_minute_at_least() {
 #[tokio::test]
 async fn refused_for_good() {
     let story = Story::new();
-    assert_eq!(story.attempt([code(REFUSED)]).await, Ok(Finished(Cause::ResponseCode)));
-    assert_eq!(story.journal(), "cancel, publish shop.refused, reply");
+    assert_eq!(story.attempt([code(REFUSED), status("01")]).await, Ok(Finished(Cause::ResponseCode)));
+    assert_eq!(story.journal(), "cancel, query, publish shop.refused, reply");
     assert_event!(story);
 }
 
 #[tokio::test]
 async fn ifortepay_cannot_cancel_this_kind_of_qr() {
     let story = Story::new();
-    assert_eq!(story.attempt([code("4037701")]).await, Ok(Finished(Cause::NotCancelableByProvider)));
+    assert_eq!(story.attempt([code("4037701"), status("01")]).await, Ok(Finished(Cause::NotCancelableByProvider)));
     assert_event!(story);
 }
 
@@ -282,20 +283,23 @@ async fn refused_while_ambiguous_is_queried_and_told_with_a_warning() {
 }
 
 #[tokio::test]
-async fn a_refusal_after_a_retry_may_be_the_echo_of_a_twins_success() {
-    // A worker that died between the retry's confirm and the acknowledgement has left another copy, which has cancelled.
+async fn a_refusal_may_be_the_echo_of_another_copys_success() {
+    // It was published twice, or a worker that died between the retry's confirm and the acknowledgement has left another copy.
     for (said, ending, effect) in [
         (status("05"), Finished(Cause::AlreadyCanceled), serde_json::Value::Null),
         (status("01"), Finished(Cause::ResponseCode), serde_json::json!(false)),
         (status("07"), Scheduled(Later::NotFound), serde_json::Value::Null),
         (timeout(), Scheduled(Later::QueryFailed), serde_json::Value::Null),
     ] {
-        // Put off by the provider; put off without a call; at the provider's closing time, which counts as no attempt.
-        for first in [code("4297700"), Answer::error(SendError::Stopping), code("4037706")] {
+        // At once; put off by the provider; put off without a call; at the provider's closing time, which counts as no attempt.
+        let put_off = [code("4297700"), Answer::error(SendError::Stopping), code("4037706")].map(Some);
+        for first in [None].into_iter().chain(put_off) {
             let mut story = Story::new();
-            story.attempt([first]).await.unwrap();
-            assert_eq!(story.journal(), "cancel, retry");
-            story.comes_back();
+            if let Some(first) = first {
+                story.attempt([first]).await.unwrap();
+                assert_eq!(story.journal(), "cancel, retry");
+                story.comes_back();
+            }
             assert_eq!(story.attempt([code(REFUSED), said.clone()]).await, Ok(ending));
             if let Finished(_) = ending {
                 assert!(story.journal().starts_with("cancel, query, publish shop."));
@@ -304,11 +308,19 @@ async fn a_refusal_after_a_retry_may_be_the_echo_of_a_twins_success() {
             }
         }
     }
+    // Nobody can ask.
     let mut story = Story::at("bnc", COMMAND);
+    assert_eq!(story.attempt([code(REFUSED)]).await, Ok(Finished(Cause::NoQuery)));
+    assert_eq!(story.journal(), "cancel, park no_query, publish shop.unresolved, reply");
+    assert_eq!(story.event()["data"]["mayHaveTakenEffect"], false);
+    story = Story::at("bnc", COMMAND);
     story.attempt([code("4297700")]).await.unwrap();
     story.comes_back();
-    assert_eq!(story.attempt([code(REFUSED)]).await, Ok(Finished(Cause::ResponseCode)));
-    assert_eq!(story.event()["data"]["mayHaveTakenEffect"], true, "nobody can ask");
+    assert_eq!(story.attempt([code(REFUSED)]).await, Ok(Finished(Cause::NoQuery)));
+    assert_eq!(story.event()["data"]["mayHaveTakenEffect"], true);
+    // A faulty request did nothing, whatever became of its copies.
+    let story = Story::at("bnc", COMMAND);
+    assert_eq!(story.attempt([code("4007701")]).await, Ok(Finished(Cause::ResponseCode)));
 }
 
 #[tokio::test]
@@ -424,16 +436,26 @@ async fn without_a_query_an_unknown_is_cancelled_again() {
 // Keys, tokens, rights.
 
 #[tokio::test]
-async fn a_token_is_renewed_once_and_then_the_keys_are_in_doubt() {
+async fn a_token_is_renewed_once_and_keys_that_earned_one_are_not_in_doubt() {
     for refusal in ["4017701", "4017703"] {
         let story = Story::new();
         assert_eq!(story.attempt([code(refusal), canceled()]).await, Ok(Finished(Cause::Canceled)));
         assert_eq!(story.journal(), "cancel, forget token 1, cancel, publish shop.canceled, reply");
 
         let story = Story::new();
-        assert_eq!(story.attempt([code(refusal), code(refusal)]).await, Ok(Scheduled(Later::Misconfigured)));
+        assert_eq!(story.attempt([code(refusal), code(refusal)]).await, Ok(Scheduled(Later::Busy)));
         assert_eq!(story.journal(), "cancel, forget token 1, cancel, forget token 2, retry");
+        assert_eq!((story.waiting().0.attempts, story.waiting().0.doubts), (1, 0));
+        // An account whose tokens all end so rests as one whose provider fails.
+        let state = story.rig.state();
+        assert_eq!((state.denials, state.news.as_slice()), (0, [(Operation::Cancel, Health::Bad)].as_slice()));
     }
+    let story = Story::new().redelivered();
+    assert_eq!(story.attempt([code("4015101"), code("4015101")]).await, Ok(Scheduled(Later::QueryFailed)));
+    // With the new token the signature is refused: that is no matter of tokens.
+    let story = Story::new();
+    let answers = [code("4017701"), code("4017700"), code("4017700")];
+    assert_eq!(story.attempt(answers).await, Ok(Scheduled(Later::Misconfigured)));
 }
 
 #[tokio::test]
@@ -504,13 +526,6 @@ async fn the_account_is_to_blame_unless_the_command_brought_the_merchant() {
         assert_eq!(story.attempt([refusal.clone()]).await, Ok(Scheduled(Later::Misconfigured)));
         assert_eq!(story.rig.state().denials, denials, "{command}: {refusal:?}");
         assert_eq!(story.waiting().0.doubts, 1);
-    }
-    // Many calls with one token that has become invalid are one piece of news.
-    for (token_was_forgotten, denials) in [(true, 0), (false, 1)] {
-        let story = Story::new();
-        story.rig.state().token_was_forgotten = token_was_forgotten;
-        story.attempt([code("4017701"), code("4017701")]).await.unwrap();
-        assert_eq!(story.rig.state().denials, denials);
     }
     // Once for a visit, however many calls it took; a query that is not let in says the same.
     let story = Story::new().redelivered();
@@ -605,23 +620,126 @@ async fn a_command_that_alone_is_not_authorized_ends_after_its_last_attempt() {
     let mut story = Story::new();
     let mut delays = Vec::new();
     let ending = loop {
-        match story.attempt([code("4047716")]).await.unwrap() {
+        story.rig.provider(|operation, _| if operation == Operation::Cancel { code(DENIED) } else { status("01") });
+        match story.attempt([]).await.unwrap() {
             Scheduled(why) => assert_eq!(why, Later::Misconfigured),
             ending => break ending,
         }
         delays.push(story.delay());
         story.comes_back();
-        // Another command of the account is taken meanwhile.
-        let mut other = Story::new();
-        other.pipeline.accepted_at = story.pipeline.accepted_at.clone();
-        other.rig.state().now = story.rig.state().now - TimeDelta::milliseconds(10);
-        other.attempt([canceled()]).await.unwrap();
+        another_passes(&story).await;
     };
     assert_eq!(ending, Finished(Cause::NotAuthorized));
     assert_eq!(delays.len(), 20);
     assert_eq!(delays[..10], [1, 2, 4, 8, 16, 32, 64, 128, 256, 300]);
     assert_eq!(story.event()["data"]["mayHaveTakenEffect"], false);
+    assert_eq!(
+        (&story.event()["data"]["attempts"], &story.event()["data"]["responseCode"]),
+        (&20.into(), &DENIED.into())
+    );
     assert_event!(story);
+}
+
+/// Another command of the account is taken just before now.
+async fn another_passes(story: &Story) {
+    let mut other = Story::new();
+    other.pipeline.accepted_at = story.pipeline.accepted_at.clone();
+    other.rig.state().now = story.rig.state().now - TimeDelta::milliseconds(10);
+    other.attempt([canceled()]).await.unwrap();
+}
+
+/// One answer to each attempt, while others pass; the last is asked for again and again, and a query says what is given.
+async fn to_the_end(mut story: Story, answers: &[&str], query: &'static str) -> (Cause, Story) {
+    for attempt in 0.. {
+        assert!(attempt < 60, "no end");
+        let answer = (*answers.get(attempt).or(answers.last()).unwrap()).to_owned();
+        story.rig.provider(move |operation, _| match operation {
+            Operation::Cancel => code(&answer),
+            _ => Answer::body(200, format!(r#"{{"responseCode":"2005100","latestTransactionStatus":"{query}"}}"#)),
+        });
+        match story.attempt([]).await.unwrap() {
+            Finished(cause) => return (cause, story),
+            _ => story.comes_back(),
+        }
+        another_passes(&story).await;
+    }
+    unreachable!()
+}
+
+#[tokio::test]
+async fn only_denials_in_a_row_are_a_refusal() {
+    const BUSY: &str = "4297700";
+    let busy = |times| vec![BUSY; times];
+    let denied = |times| vec![DENIED; times];
+    for (answers, cause) in [
+        // The first denial shows nothing; then five in a row are the last five of twenty attempts.
+        ([busy(15), denied(1)], Cause::NotAuthorized),
+        ([busy(16), denied(1)], Cause::AttemptsExhausted),
+        ([busy(19), denied(1)], Cause::AttemptsExhausted),
+        // Denied often, and not to the end: the row begins again.
+        ([denied(14), [busy(1), denied(1)].concat()], Cause::NotAuthorized),
+        ([denied(16), [busy(1), denied(1)].concat()], Cause::AttemptsExhausted),
+        ([denied(20), busy(1)], Cause::AttemptsExhausted),
+    ] {
+        let answers = answers.concat();
+        let (ended, story) = to_the_end(Story::new(), &answers, "01").await;
+        assert_eq!(ended, cause, "{answers:?}");
+        assert_eq!(story.event()["data"]["attempts"], 20, "{answers:?}");
+        assert_eq!(story.rig.state().parked.len(), usize::from(cause == Cause::AttemptsExhausted));
+    }
+    // No longer denied, it is in no doubt.
+    let mut story = Story::new();
+    for (answer, doubted, row) in [(DENIED, true, 0), (DENIED, true, 1), (BUSY, false, 0), (DENIED, true, 0)] {
+        story.attempt([code(answer)]).await.unwrap();
+        let (progress, _) = story.waiting();
+        assert_eq!((progress.doubted_at.is_some(), progress.denied_in_a_row), (doubted, row), "{answer}");
+        story.comes_back();
+        another_passes(&story).await;
+    }
+    // Fewer attempts are not enough.
+    for (max_attempts, cause) in [(4, Cause::AttemptsExhausted), (5, Cause::NotAuthorized)] {
+        let mut story = Story::new();
+        story.pipeline.policy.max_attempts = max_attempts;
+        assert_eq!(to_the_end(story, &[DENIED], "01").await.0, cause, "{max_attempts}");
+    }
+}
+
+#[tokio::test]
+async fn a_denial_is_told_of_a_qr_that_is_still_open() {
+    for (query, cause) in [
+        ("05", Cause::AlreadyCanceled),
+        ("00", Cause::Paid),
+        ("06", Cause::Failed),
+        ("02", Cause::AttemptsExhausted),
+        ("07", Cause::AttemptsExhausted),
+        ("no status", Cause::AttemptsExhausted),
+    ] {
+        let (ended, story) = to_the_end(Story::new(), &[DENIED], query).await;
+        assert_eq!((ended, story.event()["data"]["attempts"].as_u64()), (cause, Some(20)), "{query}");
+    }
+    // Nobody can ask.
+    assert_eq!(to_the_end(Story::at("bnc", COMMAND), &[DENIED], "01").await.0, Cause::AttemptsExhausted);
+}
+
+#[tokio::test]
+async fn a_denial_that_is_excused_or_happens_to_all_does_not_count() {
+    let mut story = Story::new();
+    let hearsay = || Answer::error(SendError::TokenRefused("4017300".into())).hearsay();
+    for (answer, others_pass, row) in [
+        (code(DENIED), true, 0),
+        (code(DENIED), true, 1),
+        (hearsay(), true, 1),
+        (code(DENIED), false, 2),
+        (code(DENIED), true, 2),
+        (code(DENIED), true, 3),
+    ] {
+        assert_eq!(story.attempt([answer]).await, Ok(Scheduled(Later::Misconfigured)));
+        assert_eq!(story.waiting().0.denied_in_a_row, row);
+        story.comes_back();
+        if others_pass {
+            another_passes(&story).await;
+        }
+    }
 }
 
 #[tokio::test]
@@ -631,10 +749,7 @@ async fn a_query_alone_never_refuses() {
     assert_eq!(story.attempt([code("4047714"), code("4035101")]).await, Ok(Scheduled(Later::Misconfigured)));
     let ending = loop {
         story.comes_back();
-        let mut other = Story::new();
-        other.pipeline.accepted_at = story.pipeline.accepted_at.clone();
-        other.rig.state().now = story.rig.state().now - TimeDelta::milliseconds(10);
-        other.attempt([canceled()]).await.unwrap();
+        another_passes(&story).await;
         match story.attempt([code("4035101")]).await.unwrap() {
             Scheduled(_) => {}
             ending => break ending,
@@ -841,6 +956,35 @@ async fn an_invalid_command_is_parked_then_told_and_never_sent() {
     assert_eq!(story.attempt([]).await, Ok(Finished(Cause::UnknownField)));
     assert_eq!(story.journal(), "park unknown_field, publish shop.invalid, reply");
     assert_event!(story);
+}
+
+#[tokio::test]
+async fn what_was_delivered_before_may_have_been_sent_by_a_worker_with_other_settings() {
+    for (field, cause) in [
+        (r#""refrence":"R-2""#, "unknown_field"),
+        (r#""originalExternalId":"7""#, "unknown_field"),
+        (r#""notAfter":"soon""#, "field_value"),
+    ] {
+        let story = Story::with(field).redelivered();
+        assert_eq!(story.attempt([]).await, Ok(Finished(Cause::NoLongerValid)), "{field}");
+        assert_eq!(story.journal(), "park no_longer_valid, publish shop.unresolved, reply");
+        let data = &story.event()["data"];
+        assert_eq!((&data["mayHaveTakenEffect"], &data["violations"][0]["cause"]), (&true.into(), &cause.into()));
+        assert!(story.rig.state().parked[0].1.ambiguous);
+        // What is new was not sent.
+        let story = Story::with(field);
+        story.attempt([]).await.unwrap();
+        assert_eq!(story.event()["data"]["outcome"], "invalid");
+    }
+    let missing = Story::at("ifortepay", r#"{"jobId":"job-1","reason":"x"}"#).redelivered();
+    assert_eq!(missing.attempt([]).await, Ok(Finished(Cause::NoLongerValid)));
+    // No settings make a command of these.
+    let twice = with(r#""reason":"y""#);
+    for (bytes, cause) in [("<xml/>", Cause::NotJson), (twice.as_str(), Cause::DuplicateKey)] {
+        let story = Story::at("ifortepay", bytes).redelivered();
+        assert_eq!(story.attempt([]).await, Ok(Finished(cause)), "{bytes}");
+        assert_eq!((story.event()["data"]["outcome"].clone(), story.rig.state().parked.len()), ("invalid".into(), 1));
+    }
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ use super::{Called, Gateway, Outbox, Pipeline, Sent, Step, World};
 use crate::{
     breaker::{Health, News},
     command::CancelCommand,
+    event::Finish,
     message::{Carried, Message},
     outcome::Cause,
     retry::{self, CallRecord, Later, Progress},
@@ -26,6 +27,10 @@ use tracing::debug;
 /// more than five minutes.
 const CALLS_BEGIN_WITHIN: TimeDelta = TimeDelta::seconds(45);
 
+/// So many denials in a row, while others pass, show that the provider refuses this command. Fewer can be chance: where one node of two
+/// has an old key, every second call is denied, and five in a row come once in 32 times.
+const DENIALS_IN_A_ROW: u32 = 5;
+
 /// One visit to the provider for a command.
 pub(super) struct Visit<'a, G, O, W> {
     pipeline: &'a Pipeline<G, O, W>,
@@ -40,7 +45,7 @@ pub(super) struct Visit<'a, G, O, W> {
     retry_after: Option<Duration>,
     /// When the first call began.
     asked_at: Option<DateTime<Utc>>,
-    /// The provider did not let this visit's cancel in.
+    /// The provider did not let this visit's cancel in, and that is not excused.
     cancel_denied: bool,
     /// What this visit says of the provider: that of its last cancel, else of its last query.
     told: Option<(Operation, Health)>,
@@ -109,11 +114,9 @@ impl<'a, G: Gateway, O: Outbox, W: World> Visit<'a, G, O, W> {
             }
             Verdict::Canceled => self.end(Cause::Canceled),
             Verdict::Verify if self.can_query() => self.settle_by_query(Later::Open).await,
-            Verdict::Verify => {
-                self.progress.ambiguous = self.may_have_a_twin();
-                self.end(Cause::NoQuery)
-            }
-            Verdict::Refused { cause, malformed } if malformed || !self.may_have_a_twin() => self.end(cause),
+            Verdict::Refused { cause, malformed: true } => self.end(cause),
+            // The command may have been published twice, or a worker that died may have left a copy of it: then a refusal can be the
+            // echo of a cancel that took effect. Only of a QR that is still open it is a no.
             Verdict::Refused { cause, .. } if self.can_query() => {
                 let refusal = self.answer.clone();
                 match self.query().await {
@@ -124,10 +127,9 @@ impl<'a, G: Gateway, O: Outbox, W: World> Visit<'a, G, O, W> {
                     settled_or_not => self.after_query(settled_or_not, Later::Open),
                 }
             }
-            Verdict::Refused { .. } if self.progress.ambiguous => self.end(Cause::NoQuery),
-            Verdict::Refused { cause, .. } => {
-                self.progress.ambiguous = true;
-                self.end(cause)
+            Verdict::Verify | Verdict::Refused { .. } => {
+                self.progress.ambiguous = self.may_have_a_twin();
+                self.end(Cause::NoQuery)
             }
             verdict @ (Verdict::Unknown | Verdict::Pending) => {
                 self.progress.ambiguous = true;
@@ -144,9 +146,12 @@ impl<'a, G: Gateway, O: Outbox, W: World> Visit<'a, G, O, W> {
             }
             Verdict::CutOff => self.later(Later::CutOff),
             Verdict::Misconfigured { merchant } => {
-                self.cancel_denied = true;
+                self.cancel_denied = !self.excused;
                 self.deny(merchant);
-                self.later(Later::Misconfigured)
+                match self.later(Later::Misconfigured) {
+                    Step::Finish(finish) if finish.cause == Cause::NotAuthorized => self.refuse(finish).await,
+                    step => step,
+                }
             }
             // The first alone: `call` settles the next two, and the others are a query's.
             Verdict::Retry | Verdict::Token | Verdict::Unauthorized | Verdict::Status(_) | Verdict::QueryFailed => {
@@ -155,11 +160,19 @@ impl<'a, G: Gateway, O: Outbox, W: World> Visit<'a, G, O, W> {
         }
     }
 
-    /// Whether another copy of the command may have cancelled the transaction: then a refusal can be the echo of our own success.
-    /// A worker that dies between a retry's confirm and the acknowledgement leaves two copies, and only the one that is delivered
-    /// again shows it.
+    /// Whether a worker that died may have left another copy of the command, which may have cancelled the transaction. It leaves two when it
+    /// dies between a retry's confirm and the acknowledgement, and only the one that is delivered again shows it.
     fn may_have_a_twin(&self) -> bool {
         self.progress.ambiguous || matches!(self.message.carried, Carried::Progress(_))
+    }
+
+    /// The command was denied to the end, alone. That is told of a QR that is still open; a copy of the command may have been let in.
+    async fn refuse(&mut self, denied: Finish) -> Step {
+        let cause = match self.query().await {
+            Verdict::Status(Status::Open) => return Step::Finish(denied),
+            verdict => self.settled(verdict).unwrap_or(Cause::AttemptsExhausted),
+        };
+        Step::Finish(self.pipeline.decision(cause, self.progress, self.answer.as_ref()))
     }
 
     /// The provider has answered the cancel, or not: a query says how the transaction stands.
@@ -171,13 +184,10 @@ impl<'a, G: Gateway, O: Outbox, W: World> Visit<'a, G, O, W> {
     fn after_query(&mut self, verdict: Verdict, still_open: Later) -> Step {
         // A command that is not ambiguous is cancelled again without asking first only where a query has just said "open".
         self.progress.query_first = verdict != Verdict::Status(Status::Open);
+        if let Some(cause) = self.settled(verdict) {
+            return self.end(cause);
+        }
         match verdict {
-            Verdict::Status(Status::Canceled) if self.progress.ambiguous => self.end(Cause::Canceled),
-            Verdict::Status(Status::Canceled) => self.end(Cause::AlreadyCanceled),
-            Verdict::Status(Status::Paid) => self.end(Cause::Paid),
-            Verdict::Status(Status::Refunded) => self.end(Cause::Refunded),
-            Verdict::Status(Status::Failed) => self.end(Cause::Failed),
-            Verdict::Status(Status::Expired) => self.end(Cause::Expired),
             Verdict::Status(Status::Open) => self.later(still_open),
             Verdict::Status(Status::Paying) => self.later(Later::Paying),
             Verdict::Status(Status::NotFound) => self.later(Later::NotFound),
@@ -186,6 +196,19 @@ impl<'a, G: Gateway, O: Outbox, W: World> Visit<'a, G, O, W> {
                 self.later(Later::Misconfigured)
             }
             _ => self.later(Later::QueryFailed),
+        }
+    }
+
+    /// How the command ends when a query has said this; `None` where that ends nothing.
+    fn settled(&self, verdict: Verdict) -> Option<Cause> {
+        match verdict {
+            Verdict::Status(Status::Canceled) if self.progress.ambiguous => Some(Cause::Canceled),
+            Verdict::Status(Status::Canceled) => Some(Cause::AlreadyCanceled),
+            Verdict::Status(Status::Paid) => Some(Cause::Paid),
+            Verdict::Status(Status::Refunded) => Some(Cause::Refunded),
+            Verdict::Status(Status::Failed) => Some(Cause::Failed),
+            Verdict::Status(Status::Expired) => Some(Cause::Expired),
+            _ => None,
         }
     }
 
@@ -198,16 +221,28 @@ impl<'a, G: Gateway, O: Outbox, W: World> Visit<'a, G, O, W> {
     /// Lets the command wait for its next attempt, or gives it up when this was its last.
     fn later(&mut self, why: Later) -> Step {
         let why = if self.interrupted { Later::Interrupted } else { why };
+        let is_alone = self.others_passed_since(self.progress.doubted_at);
         match why {
             // The command is not to blame, unless the provider has taken a cancel of the account since it last refused this one.
-            Later::Misconfigured if !self.others_passed_since(self.progress.doubted_at) => self.progress.doubts += 1,
+            Later::Misconfigured if !is_alone => self.progress.doubts += 1,
             // Neither a stop of ours nor the provider's closing time is an attempt that failed.
             Later::Interrupted | Later::CutOff => {}
             _ => self.progress.attempts += 1,
         }
         let Pipeline { policy, world, .. } = self.pipeline;
-        if why == Later::Misconfigured {
-            self.progress.doubted_at = Some(world.now());
+        match why {
+            // It has not ended.
+            Later::Interrupted => {}
+            Later::Misconfigured => {
+                self.progress.doubted_at = Some(world.now());
+                // What is excused, or happens to all, says nothing of this command. A query that is not let in is another ending.
+                if self.cancel_denied {
+                    self.progress.denied_in_a_row += u32::from(is_alone);
+                } else if !self.excused {
+                    self.progress.denied_in_a_row = 0;
+                }
+            }
+            _ => (self.progress.doubted_at, self.progress.denied_in_a_row) = (None, 0),
         }
         let at_least = self.retry_after.max(self.pending.then_some(policy.pending));
         match retry::next(policy, self.progress, why, at_least, world.jitter()) {
@@ -236,9 +271,15 @@ impl<'a, G: Gateway, O: Outbox, W: World> Visit<'a, G, O, W> {
                     && self.command.qr_expires_at.is_some_and(long_expired);
                 if expired { Cause::Expired } else { Cause::NotFound }
             }
-            Later::Misconfigured if self.cancel_denied && !self.progress.ambiguous => Cause::NotAuthorized,
+            Later::Misconfigured if self.is_refused_alone() => Cause::NotAuthorized,
             _ => Cause::AttemptsExhausted,
         }
+    }
+
+    /// Whether the provider has refused this command alone, often enough; where there is no query, nobody can tell whether a copy of the
+    /// command was let in.
+    fn is_refused_alone(&self) -> bool {
+        self.progress.denied_in_a_row >= DENIALS_IN_A_ROW && !self.progress.ambiguous && self.can_query()
     }
 
     /// This visit, if the provider was asked at all, was the command's last attempt.
@@ -275,20 +316,23 @@ impl<'a, G: Gateway, O: Outbox, W: World> Visit<'a, G, O, W> {
             let now = self.pipeline.world.now();
             if now - *self.asked_at.get_or_insert(now) > CALLS_BEGIN_WITHIN {
                 debug!(operation = operation.name(), "no time left in this attempt");
-                return match operation {
-                    Operation::Cancel => Verdict::Retry,
-                    _ => Verdict::QueryFailed,
-                };
+                return nothing_done(operation);
             }
             let verdict = self.send(operation).await;
             match verdict {
                 Verdict::Token => {
-                    // That a token is not accepted is one piece of news, however many calls carried it.
-                    if let Some(token) = self.token.take() {
-                        self.excused = !self.pipeline.gateway.forget_token(&token).await;
+                    let token = self.token.take();
+                    if let Some(token) = &token {
+                        self.pipeline.gateway.forget_token(token).await;
+                    }
+                    // Keys that have just earned a token are right. Where a bank has one live token for a client, another worker's has
+                    // ended it.
+                    if renewed && token.is_some() {
+                        self.tell_bad(operation);
+                        return nothing_done(operation);
                     }
                     if renewed || self.is_too_late(operation) {
-                        self.excused |= !renewed;
+                        self.excused = !renewed;
                         return Verdict::Misconfigured { merchant: false };
                     }
                     renewed = true;
@@ -300,6 +344,15 @@ impl<'a, G: Gateway, O: Outbox, W: World> Visit<'a, G, O, W> {
                 }
                 verdict => return verdict,
             }
+        }
+    }
+
+    /// The provider fails, whatever the verdict on its last answer alone says of it.
+    fn tell_bad(&mut self, operation: Operation) {
+        if let Some((told, health)) = &mut self.told
+            && *told == operation
+        {
+            *health = Health::Bad;
         }
     }
 
@@ -390,5 +443,13 @@ impl<'a, G: Gateway, O: Outbox, W: World> Visit<'a, G, O, W> {
         let before = self.answer.take();
         news.cancel_time = news.cancel_time.or(before.and_then(|before| before.cancel_time));
         self.answer = Some(news);
+    }
+}
+
+/// A call that told nothing, after which nothing can have happened.
+fn nothing_done(operation: Operation) -> Verdict {
+    match operation {
+        Operation::Cancel => Verdict::Retry,
+        _ => Verdict::QueryFailed,
     }
 }

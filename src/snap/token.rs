@@ -137,15 +137,14 @@ impl Tokens {
         }
     }
 
-    /// Drops the token that a call was made with; false if it was dropped before.
-    pub async fn forget(&self, used: &SecretString) -> bool {
+    /// Drops the token that a call was made with, if it is still the one that is held.
+    pub async fn forget(&self, used: &SecretString) {
         use secrecy::ExposeSecret;
         let mut state = self.state.lock().await;
         let is_held = state.held.as_ref().is_some_and(|(held, _)| held.expose_secret() == used.expose_secret());
         if is_held {
             state.held = None;
         }
-        is_held
     }
 }
 

@@ -135,8 +135,6 @@ pub struct State {
     pub claimed: Vec<String>,
     pub claimed_again: bool,
     pub released_after: Option<String>,
-    /// Another command's call found out before that the token is not accepted.
-    pub token_was_forgotten: bool,
     /// How often the account, not the command, was to blame.
     pub denials: u32,
     /// What each visit said of the provider.
@@ -167,7 +165,6 @@ impl Rig {
             claimed: Vec::new(),
             claimed_again: false,
             released_after: None,
-            token_was_forgotten: false,
             denials: 0,
             news: Vec::new(),
             waiting: None,
@@ -252,10 +249,8 @@ impl Gateway for Rig {
         }
     }
 
-    async fn forget_token(&self, token: &SecretString) -> bool {
-        let mut state = self.state();
-        state.journal.push(format!("forget {}", token.expose_secret()));
-        !state.token_was_forgotten
+    async fn forget_token(&self, token: &SecretString) {
+        self.state().journal.push(format!("forget {}", token.expose_secret()));
     }
 
     fn note_call(&self, _: &Called<'_>) {}
