@@ -71,9 +71,10 @@ pub fn message(delivery: &mut Delivery, names: &Names, received_at: DateTime<Utc
 /// How often the broker has delivered a message before, which is delivered again; never more than it says itself.
 ///
 /// A publisher can write both headers, and the broker passes on what it does not write itself. On a redelivery RabbitMQ before 4.3
-/// always writes `x-delivery-count`, and 4.3 always writes `x-acquired-count`, beside which a publisher's `x-delivery-count` can stand
-/// (after a nack, or a consumer timeout; seen on 3.10.8, 4.0.5, 4.3.6). So the smallest number that is there is never above the broker's own. A publisher
-/// can make it smaller: then the delivery limit of the queue ends the command, by a count of the broker's that is no header.
+/// always writes `x-delivery-count`, and 4.3 always writes `x-acquired-count`, beside which a publisher's `x-delivery-count` can
+/// stand after a nack or a consumer timeout (seen on 3.10.8, 4.0.5, 4.3.6). So the smallest number that is there is never above the
+/// broker's own. A publisher can make it smaller: then the delivery limit of the queue ends the command, by a count of the broker's
+/// that is no header.
 fn deliveries(headers: &FieldTable) -> u64 {
     let count = |name| match header(headers, name)? {
         Scalar::Integer(count) => Some(u64::try_from(count).unwrap_or_default()),
