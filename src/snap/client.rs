@@ -181,8 +181,8 @@ impl Client {
         }
         let secrets = secrets_of(&request);
         let ticket = Ticket::until(not_after);
-        let sent = Bytes::from(request.body);
-        let body = Body { bytes: Some(sent.clone()), ticket: ticket.clone() };
+        let request_body = Bytes::from(request.body);
+        let body = Body { bytes: Some(request_body.clone()), ticket: ticket.clone() };
         let failed = |e: reqwest::Error| match e {
             e if ticket.take() => match ticket.has_expired() {
                 true => SendError::TooLate,
@@ -224,7 +224,7 @@ impl Client {
         let refused =
             response::Answer::read(&body).and_then(|answer| answer.code).is_some_and(|c| c.http_status() == 401);
         if http_status == 401 || refused {
-            response::blot_out_signatures(&mut body, &sent);
+            response::blot_out_signatures(&mut body, &request_body);
         }
         Ok(Reply { http_status, body, retry_after, date })
     }
