@@ -303,7 +303,7 @@ async fn check_finds_everything_good_and_leaves_nothing_behind() {
     let is_good = |finding: &&str| finding.starts_with("ok ") || finding.contains("use 3.13 or later");
     assert!(ran.findings().iter().all(is_good), "{}", ran.out);
     for part in
-        ["may publish to 18", "may consume 3", "as they should be", "plain HTTP", "clock agrees", "gives a token"]
+        ["may publish to 18", "may consume 4", "as they should be", "plain HTTP", "clock agrees", "gives a token"]
     {
         ran.finding(part);
     }

@@ -170,7 +170,7 @@ async fn what_is_counted_adds_up() {
     assert_eq!(scrape.of("account_info{account=\"paced\",profile=\"bnc\"}"), 1);
     let connects =
         ["connected", "failed"].map(|result| scrape.of(&format!("broker_connects_total{{result=\"{result}\"}}")));
-    assert_eq!(connects, [ACCOUNTS.len() + 2, 0]);
+    assert_eq!(connects, [ACCOUNTS.len() + 3, 0], "to publish, for each account, for strays and for expired strays");
     assert!(scrape.of("tokio_workers") >= 1 && scrape.of("tokio_alive_tasks") >= 1);
 
     let loaded = scrape.sum("qris_cancel_settings_loaded_timestamp_seconds");

@@ -103,10 +103,8 @@ async fn a_list_says_why_and_what_to_do_and_moves_nothing() {
         assert!(table.contains(wanted), "no {wanted:?} in\n{table}");
     }
 
-    // What no worker can read lies elsewhere, where that queue is.
+    // What no worker can read is in a queue of its own.
     let unreadable = place.names.unreadable();
-    let (durable, none) = (QueueDeclareOptions { durable: true, ..Default::default() }, FieldTable::default());
-    client.channel.queue_declare(unreadable.as_str().into(), durable, none).await.unwrap();
     assert_eq!(ran(&place, &["list"]).await.said, "", "it is empty");
     assert!(client.publish_raw("", &unreadable, b"{}", persistent()).await);
     let said = ran(&place, &["list"]).await.said;

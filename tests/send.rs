@@ -261,7 +261,8 @@ async fn lines_are_sent_as_they_come_and_a_break_says_where_to_go_on() {
     for signal in ["-INT", "-TERM"] {
         let before = client.depth(&queue).await;
         let mut send = spawned(place.command(&["send", "--stdin", "--account", "bnc"]));
-        let input = send.stdin.as_mut().unwrap();
+        // Held, as its end would be an end of the lines.
+        let mut input = send.stdin.take().unwrap();
         input.write_all((1..=3).map(line).collect::<String>().as_bytes()).unwrap();
         until("they are there before the input ends", WAIT, || {
             let (client, queue) = (&client, &queue);
@@ -274,6 +275,7 @@ async fn lines_are_sent_as_they_come_and_a_break_says_where_to_go_on() {
         let (code, said) = end_of(send).await;
         let wanted = "broken off; 3 commands confirmed, all up to line 3: send again from line 4 on";
         assert!(code == 75 && said.contains(wanted), "{code} {said}");
+        drop(input);
     }
 
     let faulty: String = (1..=2_500).map(line).chain(["[]\n".to_owned()]).chain((1..=9).map(line)).collect();
