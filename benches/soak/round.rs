@@ -270,7 +270,12 @@ impl Round {
             if is_denied && state == "canceled" && case.state != "canceled" {
                 broken("a cancel took effect, and it is told that none can have");
             }
-            if case.faulty != (settled == INVALID) {
+            // Delivered again, it may have been sent by a worker with other settings, for all that a worker knows.
+            let is_no_longer_valid = case.faulty
+                && settled == 0
+                && (!calm || again.contains(&job))
+                && transaction.calls.cancel + transaction.calls.query == 0;
+            if case.faulty != (settled == INVALID) && !is_no_longer_valid {
                 broken("faulty and not invalid, or the other way round");
             }
             let for_a_person = known.told & (INVALID | UNRESOLVED) != 0;

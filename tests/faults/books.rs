@@ -162,15 +162,22 @@ fn what_does_not_belong_together_is_named() {
 
 #[test]
 fn what_is_faulty_never_reaches_the_provider() {
-    let told = |faulty: bool, cancels: u64| {
+    let judged = |faulty: bool, cancels: u64, event: Value, redelivered: u64| {
         let entry = Entry { account: "bnc".into(), reference: "R".into(), confirmed: true, faulty, copies: 0 };
-        let book =
-            Book { commands: [("j".to_owned(), entry)].into(), events: vec![event("1", "invalid")], ..Book::default() };
+        let book = Book { commands: [("j".to_owned(), entry)].into(), events: vec![event], ..Book::default() };
         let mut seen = transaction(&[("pending", "first call")]);
         seen["calls"] = json!({ "cancel": cancels, "query": 0 });
-        judge(&book, &Rest { transactions: vec![seen], parked: vec!["j".into()], redelivered: None }).contradicted.len()
+        let redelivered = Some([("j".to_owned(), redelivered)].into());
+        judge(&book, &Rest { transactions: vec![seen], parked: vec!["j".into()], redelivered }).contradicted.len()
     };
+    let told = |faulty, cancels| judged(faulty, cancels, event("1", "invalid"), 0);
     assert_eq!((told(true, 0), told(true, 1), told(false, 0)), (0, 1, 1));
+    // Only what was delivered again may have been sent by a worker with other settings.
+    let mut no_longer_valid = event("1", "unresolved");
+    no_longer_valid["data"]["cause"] = "no_longer_valid".into();
+    let told = |redelivered| judged(true, 0, no_longer_valid.clone(), redelivered);
+    assert_eq!((told(0), told(1)), (1, 0));
+    assert_eq!(judged(true, 0, event("1", "unresolved"), 1), 1);
 }
 
 /// Cancels with these answers, of which the first took effect if it is a success.

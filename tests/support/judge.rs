@@ -127,8 +127,14 @@ pub fn judge(book: &Book, rest: &Rest) -> Account {
             && canceled_by_us(seen)
             && told.iter().all(|event| event["data"]["mayHaveTakenEffect"] == false);
         let reached = seen["calls"]["cancel"] != 0 || seen["calls"]["query"] != 0;
-        let wrongly_invalid =
-            outcomes.contains("invalid") != entry.faulty && !told.is_empty() || entry.faulty && reached;
+        // Delivered again, a faulty command may have been sent by a worker with other settings, for all that a worker knows.
+        let is_told_as_faulty = |event: &&Value| {
+            event["data"]["outcome"] == "invalid" || event["data"]["cause"] == "no_longer_valid" && again != Some(0)
+        };
+        let wrongly_invalid = match entry.faulty {
+            true => reached || !told.iter().all(is_told_as_faulty),
+            false => outcomes.contains("invalid"),
+        };
         // 4. A repeat has the id of what it repeats.
         let ids_differ = ids.len() != outcomes.len();
         let wrong = !settled.iter().all(|outcome| was(outcome)) || !is_as_it_is;
