@@ -11,7 +11,7 @@ use super::{
     topology::{self, Object},
 };
 use crate::account::gate::{Gate, Taking};
-use lapin::Connection;
+use lapin::{Connection, ErrorKind};
 use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -24,8 +24,8 @@ const GOOD_CONNECTION: Duration = Duration::from_secs(30);
 const SETTLE_WITHIN: Duration = Duration::from_secs(2);
 /// Between two deliveries of a message that cannot be read. The broker moves it away after 100, which so take about half a minute.
 const SUSPECT_PAUSE: Duration = Duration::from_millis(250);
-/// So many ends in a row, twice the broker's limit and some, without a message in between that can be read: this is no matter of one
-/// message, and the usual pauses spare the broker.
+/// So many connections in a row that the broker has ended, twice its limit of deliveries and some, without a message in between that can
+/// be read: this may be no matter of a message, and the usual pauses spare the broker.
 const SUSPECT_ROUNDS: u32 = 250;
 
 /// A queue to consume.
@@ -72,7 +72,7 @@ impl Intake {
                 AmqpError::Unreadable { error, .. } => {
                     self.suspect(error);
                     rounds = if self.gate.begun() > begun_before { 1 } else { rounds + 1 };
-                    if rounds <= SUSPECT_ROUNDS { SUSPECT_PAUSE } else { pauses.next_pause() }
+                    suspect_pause(error, rounds).unwrap_or_else(|| pauses.next_pause())
                 }
                 _ => {
                     self.gate.lose();
@@ -223,6 +223,13 @@ impl Intake {
     }
 }
 
+/// The pause after so many rounds in a row; none where the broker is to be spared. What lapin cannot parse is a message beyond doubt, and
+/// the broker takes several of them by turns: of five, none leaves the queue before some 500 rounds.
+fn suspect_pause(error: &lapin::Error, rounds: u32) -> Option<Duration> {
+    let is_a_message = matches!(error.kind(), ErrorKind::ParsingError(_));
+    (is_a_message || rounds <= SUSPECT_ROUNDS).then_some(SUSPECT_PAUSE)
+}
+
 /// What is looked at before a queue is consumed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Preparing {
@@ -238,5 +245,22 @@ pub async fn close(connection: &Connection) {
     let closing = connection.close(200, "done".into());
     if !matches!(tokio::time::timeout(Duration::from_secs(2), closing).await, Ok(Ok(()))) {
         debug!("a connection was closed already");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lapin::protocol::{AMQPError, AMQPErrorKind, AMQPHardError};
+
+    #[test]
+    fn many_messages_that_cannot_be_read_are_no_reason_to_slow_down_and_a_broker_in_trouble_is() {
+        let broken = AMQPError::new(AMQPErrorKind::Hard(AMQPHardError::INTERNALERROR), "".into());
+        let broken = lapin::Error::from(ErrorKind::ProtocolError(broken));
+        assert_eq!(suspect_pause(&broken, SUSPECT_ROUNDS), Some(SUSPECT_PAUSE));
+        assert_eq!(suspect_pause(&broken, SUSPECT_ROUNDS + 1), None);
+        let nonsense = lapin::types::parsing::parse_short_string(&b"\x01\xff"[..]).expect_err("no UTF-8");
+        let unread = lapin::Error::from(ErrorKind::ParsingError(nonsense));
+        assert_eq!(suspect_pause(&unread, 100 * SUSPECT_ROUNDS), Some(SUSPECT_PAUSE));
     }
 }
