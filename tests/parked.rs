@@ -455,6 +455,39 @@ async fn what_is_discarded_is_asked_for_and_shown() {
     assert_eq!(listed(&place, &[]).await.len(), 3);
 }
 
+/// RabbitMQ 3.10 ends the channel then. 4.3 ends the consumer alone, and takes acknowledgements to no effect.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_comes_too_late_discards_nothing_and_says_so() {
+    let broker = Broker::own();
+    broker.ctl(&[
+        "eval",
+        "application:set_env(rabbit, consumer_timeout, 2000), application:set_env(rabbit, channel_tick_interval, 1000).",
+    ]);
+    let place = Place::new(&broker, calm()).await;
+    assert!(place.command(&["topology", "declare"]).status().unwrap().success());
+    let client = place.client().await;
+    for job in 0..5 {
+        let body = format!(r#"{{"jobId":"job-{job}"}}"#);
+        assert!(client.publish_raw(&client.names.parked(), "bnc", body.as_bytes(), persistent()).await);
+    }
+    let asking = parked(&place, &["discard", "--all"]);
+    let line: Vec<_> =
+        [asking.get_program()].into_iter().chain(asking.get_args()).map(|part| part.to_str().unwrap()).collect();
+    let mut terminal = Command::new("script");
+    terminal.args(["-qec", &line.join(" "), "/dev/null"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    terminal.envs(asking.get_envs().map(|(name, value)| (name, value.unwrap())));
+    let mut terminal = terminal.spawn().unwrap();
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let mut typed = terminal.stdin.take().unwrap();
+    std::io::Write::write_all(&mut typed, b"y\n").unwrap();
+    let output = tokio::task::block_in_place(|| terminal.wait_with_output()).unwrap();
+    let shown = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(shown.contains("Discard 5 commands for good?") && shown.contains("0 commands discarded"), "{shown}");
+    assert!(shown.contains("the broker has taken back what was read"), "{shown}");
+    assert_eq!(output.status.code(), Some(75), "{shown}");
+    assert_eq!(client.depth(&client.names.parked()).await, 5);
+}
+
 /// More than RabbitMQ takes acknowledgements of at once: those that it still held back when a channel ends would come again.
 #[tokio::test(flavor = "multi_thread")]
 async fn of_many_that_are_discarded_none_comes_back() {

@@ -358,6 +358,9 @@ async fn discard(mut queue: Queue<'_>, which: &Which, yes: bool) -> Result<(), F
     let sure = yes || count == 0 || ask(&format!("Discard {} for good? [y/N] ", commands(count)));
     let (mut discarded, mut progress) = (0, Progress::new());
     let ended = async {
+        if sure && count > 0 {
+            queue.still_held().await?;
+        }
         for hold in found.each().filter(|_| sure) {
             queue.take_out(hold).await?;
             discarded += 1;

@@ -143,6 +143,26 @@ impl<'a> Queue<'a> {
         Ok(())
     }
 
+    /// Looks whether all that was read is still held, when a person has had the time to think.
+    ///
+    /// # Errors
+    /// When the broker has taken it back. RabbitMQ 4.3.6 says nothing then of acknowledgements that come after it, and keeps the messages.
+    pub async fn still_held(&mut self) -> Result<(), Failure> {
+        // It ends the consumer that there is, and the channel of those that were cancelled.
+        let has_ended = match &mut self.consumer {
+            Some(consumer) => matches!(timeout(Duration::ZERO, consumer.next()).await, Ok(None | Some(Err(_)))),
+            None => false,
+        };
+        if !has_ended && self.channels.iter().all(|held| held.channel.status().connected()) {
+            return Ok(());
+        }
+        Err(Failure::NotYet(
+            "the broker has taken back what was read, after its consumer_timeout or as the connection is lost, so nothing is done to \
+             it. Run it again and answer sooner"
+                .into(),
+        ))
+    }
+
     /// Lets go of what was not taken out, and returns when it lies in its place again.
     ///
     /// # Errors
