@@ -143,12 +143,18 @@ impl<'a> Whole<'a> {
 /// # Errors
 /// When another version of the worker has written what it carries.
 pub fn replayed(message: &Message, not_after: Option<DateTime<Utc>>) -> Result<Progress, String> {
+    // What was decided of it says more than what it carried: of an invalid command nothing was sent, of an expired one nobody knows.
+    let perhaps_sent = message.parked.as_ref().map(|finish| finish.ambiguous);
+    let replayed = |mut progress: Progress| {
+        progress.ambiguous = perhaps_sent.unwrap_or(progress.ambiguous);
+        Ok(progress.replayed(not_after))
+    };
     match &message.carried {
-        Carried::Progress(progress) => Ok((**progress).clone().replayed(not_after)),
+        Carried::Progress(progress) => replayed((**progress).clone()),
         Carried::Foreign { version, .. } => {
             Err(format!("a worker of another version (headers {version}) has parked it: replay it with that one"))
         }
-        Carried::Nothing | Carried::Damaged => Ok(Progress::new(message.received_at).replayed(not_after)),
+        Carried::Nothing | Carried::Damaged => replayed(Progress::new(message.received_at)),
     }
 }
 

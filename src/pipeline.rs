@@ -250,7 +250,10 @@ impl<G: Gateway, O: Outbox, W: World> Pipeline<G, O, W> {
 /// What was delivered before may have been sent by a worker with other settings, unless it is faulty by anybody's.
 fn may_have_been_sent(message: &Message, rejection: &Rejection) -> bool {
     let was_sent = match &message.carried {
-        Carried::Progress(progress) => progress.history.count > 0 || progress.ambiguous && progress.replay == 0,
+        // A replay makes every command ambiguous.
+        Carried::Progress(progress) => {
+            progress.history.count > 0 || progress.perhaps_sent || progress.ambiguous && progress.replay == 0
+        }
         Carried::Damaged => true,
         Carried::Nothing | Carried::Foreign { .. } => false,
     };

@@ -57,6 +57,8 @@ pub struct Progress {
     pub doubted_at: Option<DateTime<Utc>>,
     /// Attempts in a row whose cancel was denied while the provider took cancels of other commands.
     pub denied_in_a_row: u32,
+    /// Before a replay, a cancel may have been sent whose call is not in the history.
+    pub perhaps_sent: bool,
     /// Sum of the chosen delays.
     pub waited: Duration,
     /// Sum of the delays chosen for a cut-off time.
@@ -85,6 +87,7 @@ impl Progress {
             doubts: 0,
             doubted_at: None,
             denied_in_a_row: 0,
+            perhaps_sent: false,
             waited: Duration::ZERO,
             cut_off: Duration::ZERO,
             ambiguous: false,
@@ -114,6 +117,7 @@ impl Progress {
             ambiguous: true,
             query_first: true,
             conflict: self.conflict,
+            perhaps_sent: self.perhaps_sent || self.ambiguous && self.replay == 0,
             replay: self.replay.saturating_add(1),
             not_after: not_after.or(self.not_after),
             history: self.history,

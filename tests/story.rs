@@ -11,8 +11,9 @@ use chrono::TimeDelta;
 use doubles::{Answer, COMMAND, Nack, Story, canceled, code, message, not_sent, start, status, timeout, with};
 use qris_cancel_worker::{
     breaker::Health,
-    message::{Carried, DeadLetter, Origin},
+    message::{Carried, DeadLetter, Message, Origin},
     outcome::Cause,
+    parked::replayed,
     pipeline::{Ending::*, NotConfirmed},
     retry::{Later, Progress},
     snap::{Operation, SendError},
@@ -984,6 +985,32 @@ async fn what_was_delivered_before_may_have_been_sent_by_a_worker_with_other_set
         let story = Story::at("ifortepay", bytes).redelivered();
         assert_eq!(story.attempt([]).await, Ok(Finished(cause)), "{bytes}");
         assert_eq!((story.event()["data"]["outcome"].clone(), story.rig.state().parked.len()), ("invalid".into(), 1));
+    }
+}
+
+/// Its worker died before it could record the call, and it is replayed while the settings still refuse it.
+#[tokio::test]
+async fn a_replay_of_what_may_have_been_sent_is_not_said_to_be_invalid() {
+    let field = r#""refrence":"R-2""#;
+    for (redelivered, cause) in [(true, Cause::NoLongerValid), (false, Cause::UnknownField)] {
+        let mut parked = Story::with(field);
+        parked.message.redelivered = redelivered;
+        assert_eq!(parked.attempt([]).await, Ok(Finished(cause)));
+        let (progress, finish) = parked.rig.state().parked[0].clone();
+        let copy = Message {
+            carried: Carried::Progress(Box::new(progress)),
+            parked: Some(finish),
+            redelivered: false,
+            ..parked.message.clone()
+        };
+        let mut story = Story::with(field);
+        // Twice, as a replay forgets nothing.
+        let once = replayed(&copy, None).unwrap();
+        let again = replayed(&Message { carried: Carried::Progress(Box::new(once.clone())), ..copy }, None).unwrap();
+        for progress in [once, again] {
+            story.message.carried = Carried::Progress(Box::new(progress));
+            assert_eq!(story.attempt([]).await, Ok(Finished(cause)));
+        }
     }
 }
 

@@ -206,6 +206,9 @@ pub fn of_progress(progress: &Progress) -> Vec<(String, Scalar)> {
         headers.push(("doubts", Scalar::Integer(progress.doubts.into())));
     }
     headers.extend(progress.doubted_at.map(|at| ("doubted-at", time(at))));
+    if progress.perhaps_sent {
+        headers.push(("perhaps-sent", Scalar::Bool(true)));
+    }
     if progress.denied_in_a_row > 0 {
         headers.push(("denied-in-a-row", Scalar::Integer(progress.denied_in_a_row.into())));
     }
@@ -314,6 +317,7 @@ fn progress(headers: &FieldTable) -> Option<Progress> {
         attempts: u32::try_from(integer("attempts")?).ok()?,
         doubts: u32::try_from(integer("doubts").unwrap_or_default()).ok()?,
         doubted_at: text("doubted-at").and_then(time),
+        perhaps_sent: flag("perhaps-sent"),
         denied_in_a_row: u32::try_from(integer("denied-in-a-row").unwrap_or_default()).ok()?,
         waited: Duration::from_millis(integer("waited-ms")?),
         cut_off: Duration::from_millis(integer("cut-off-ms").unwrap_or_default()),
@@ -375,6 +379,7 @@ mod tests {
             doubts: 2,
             doubted_at: Some(DateTime::UNIX_EPOCH),
             denied_in_a_row: 4,
+            perhaps_sent: true,
             waited: Duration::from_millis(1234),
             cut_off: Duration::from_secs(300),
             ambiguous: true,
@@ -480,7 +485,16 @@ mod tests {
     #[test]
     fn a_lost_header_is_noticed() {
         for (lost, _) in of_progress(&full("x")) {
-            let optional = ["doubts", "doubted-at", "denied-in-a-row", "cut-off-ms", "not-after", "conflict", "finish"];
+            let optional = [
+                "doubts",
+                "doubted-at",
+                "denied-in-a-row",
+                "perhaps-sent",
+                "cut-off-ms",
+                "not-after",
+                "conflict",
+                "finish",
+            ];
             if optional.iter().any(|name| lost.ends_with(name)) {
                 continue;
             }
