@@ -155,7 +155,7 @@ pub enum Object {
     Queue {
         name: String,
         arguments: Vec<(&'static str, Argument)>,
-        /// Whether [`upgrade`] can give it other arguments.
+        /// Whether [`upgrade()`] can give it other arguments.
         moves: bool,
     },
     /// From an exchange to a queue, or to another exchange.
