@@ -31,6 +31,8 @@ const CONSUMERS: u32 = 32;
 /// So long a message may take to come before the rest is taken not to come: another reader may have it.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// A busy broker takes its time to put back what a channel held. If the next channel is closed before, the two get mixed.
+const BACK_WITHIN: Duration = Duration::from_secs(30);
 /// What goes back is in its place a moment later.
 const BACK: Duration = Duration::from_millis(5);
 
@@ -174,12 +176,14 @@ impl<'a> Queue<'a> {
         if self.taken_out {
             sleep(ACKNOWLEDGED_WITHIN).await;
         }
+        // Another reader may take what goes back.
+        let limit = if self.others > 0 { PATIENCE } else { BACK_WITHIN };
         let mut back = 0;
         for held in &self.channels {
             self.broker.within(held.channel.close(200, "read".into())).await?;
             back += held.count;
             let begun = Instant::now();
-            while self.broker.depth(&parked).await?.0 < back && begun.elapsed() < PATIENCE {
+            while self.broker.depth(&parked).await?.0 < back && begun.elapsed() < limit {
                 sleep(BACK).await;
             }
         }
