@@ -1250,6 +1250,10 @@ async fn a_stray_for_a_known_account_is_sent_to_it() {
     story.message.carried = Carried::Damaged;
     story.strays(&["shop"]).handle(&story.message).await.unwrap();
     assert!(story.waiting().0.ambiguous);
+    // Whoever had it before may have sent a copy of it on.
+    let story = Story::new().redelivered();
+    assert_eq!(story.strays(&["shop"]).handle(&story.message).await, Ok(Rerouted));
+    assert!(story.waiting().0.ambiguous);
     // What was decided its account tells, in full.
     let mut story = Story::with(r#""surprise":1"#);
     story.rig.state().nacks = vec![Nack::Publish];

@@ -52,6 +52,8 @@ impl<O: Outbox, W: World> Strays<O, W> {
             // It was published before the account's queue was there, or while something was missing. What was decided of it the
             // account can tell in full.
             (Origin::Published | Origin::Due | Origin::PastItsQueue, _) if known => {
+                // Whoever had it before may have sent a copy on, which may have cancelled.
+                progress.ambiguous |= message.redelivered;
                 // Should it come back, it waits longer and longer, and is seen.
                 progress.doubts += 1;
                 let why = Later::Rerouted;
