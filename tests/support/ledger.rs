@@ -241,14 +241,22 @@ impl Ledger {
     async fn differs_from_the_log(&self, client: &Client) -> Vec<String> {
         let begun = Instant::now();
         loop {
-            let logged = self.logged(client).await;
+            // A node that has just come back may not yet have its replica of the log, or one that lags behind.
+            let is_late = begun.elapsed() > LOG_WITHIN;
+            let logged = match self.logged(client).await {
+                Ok(logged) => logged,
+                Err(error) if is_late => panic!("the results log cannot be read: {error}"),
+                Err(_) => {
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                    continue;
+                }
+            };
             let heard: BTreeSet<_> =
                 self.book().events.iter().map(|event| event["id"].as_str().unwrap().to_owned()).collect();
             let unlogged = heard.difference(&logged).map(|id| format!("event {id} {NOT_LOGGED}"));
             let unheard = logged.difference(&heard).map(|id| format!("event {id} is in the results log alone"));
             let differ: Vec<_> = unlogged.chain(unheard).collect();
-            // A node that has just come back may have a replica of the log that lags behind.
-            if differ.is_empty() || begun.elapsed() > LOG_WITHIN {
+            if differ.is_empty() || is_late {
                 return differ;
             }
             tokio::time::sleep(Duration::from_secs(1)).await;
@@ -256,12 +264,12 @@ impl Ledger {
     }
 
     /// The ids of the events that the results log has.
-    async fn logged(&self, client: &Client) -> BTreeSet<String> {
+    async fn logged(&self, client: &Client) -> lapin::Result<BTreeSet<String>> {
         let channel = client.connection.create_channel().await.unwrap();
         channel.basic_qos(500, BasicQosOptions::default()).await.unwrap();
         let from_the_first = headers(&[("x-stream-offset", text("first"))]);
         let (log, options) = (self.names.results_log(), BasicConsumeOptions::default());
-        let mut log = channel.basic_consume(log.as_str().into(), "".into(), options, from_the_first).await.unwrap();
+        let mut log = channel.basic_consume(log.as_str().into(), "".into(), options, from_the_first).await?;
         let mut ids = BTreeSet::new();
         while let Ok(Some(delivery)) = tokio::time::timeout(QUIET, log.next()).await {
             let delivery = delivery.unwrap();
@@ -269,7 +277,7 @@ impl Ledger {
             ids.insert(event["id"].as_str().unwrap().to_owned());
             delivery.acker.ack(BasicAckOptions::default()).await.unwrap();
         }
-        ids
+        Ok(ids)
     }
 
     /// What is in the queues that a command passes through.
