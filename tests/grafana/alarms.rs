@@ -126,6 +126,7 @@ async fn every_query_has_data_and_every_alert_fires_under_its_fault() {
         watch.ends(&format!("QrisCancel{alert}")).await;
     }
     watch.stage.stop_load();
+    watch.stage.until_no_retry_waits().await;
     watch.idle(Duration::from_secs(20), &["QrisCancelBudgetBurnsSlowly", "QrisCancelBudgetBurnsFast"]).await;
     watch.tiles(&[], &[PROVIDER, BROKER, KEYS, US]).await;
 

@@ -202,6 +202,24 @@ impl Stage {
         self.workers[1].wait_for_log("metrics and status are served", Duration::from_secs(60)).await;
     }
 
+    /// Waits until the retry buckets are empty: an event that was refused is published again after minutes, and counts then.
+    pub async fn until_no_retry_waits(&self) {
+        let buckets: Vec<_> =
+            (0..15).map(|k| self.client.names.bucket_for(Duration::from_millis(250 << k)).0).collect();
+        until("no retry waits", Duration::from_secs(360), || {
+            let (client, buckets) = (&self.client, &buckets);
+            Box::pin(async move {
+                for bucket in buckets {
+                    if client.depth(bucket).await > 0 {
+                        return false;
+                    }
+                }
+                true
+            })
+        })
+        .await;
+    }
+
     /// Messages that no worker can read, strays that a consumer keeps in its hands, a bucket that dead-letters nowhere, and commands
     /// of a version that nobody has. The strays stay until the consumer is dropped.
     pub async fn let_messages_stand_still(&self) -> (Client, lapin::Consumer) {
