@@ -338,12 +338,12 @@ fn jobs_of(parked: &[Value]) -> Vec<String> {
     texts(parked, "jobId").into_iter().map(str::to_owned).collect()
 }
 
-/// More than a quorum queue gives to a consumer without a limit (2,000), and more than the consumers of one channel hold (16,000); the
+/// More than a quorum queue gives to a consumer without a limit (2,000), and more than the consumers of two channels hold (32,000); the
 /// variable PARKED asks for more. `cargo test --test parked of_a_long_queue -- --nocapture` shows what each step costs.
 #[tokio::test(flavor = "multi_thread")]
 #[allow(clippy::disallowed_methods, reason = "how many is no setting of the worker")]
 async fn of_a_long_queue_all_is_listed_in_its_order_and_what_is_chosen_leaves_it() {
-    let many = std::env::var("PARKED").map_or(17_000, |many| many.parse().unwrap());
+    let many = std::env::var("PARKED").map_or(33_000, |many| many.parse().unwrap());
     let half = many / 2;
     let (place, client) = with_many_parked(many, 0).await;
     let out = place.dir.path().join("out");

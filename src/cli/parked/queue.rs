@@ -31,8 +31,6 @@ const CONSUMERS: u32 = 32;
 /// So long a message may take to come before the rest is taken not to come: another reader may have it.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// A busy broker takes its time to put back what a channel held. If the next channel is closed before, the two get mixed.
-const BACK_WITHIN: Duration = Duration::from_secs(30);
 /// What goes back is in its place a moment later.
 const BACK: Duration = Duration::from_millis(5);
 
@@ -109,10 +107,7 @@ impl<'a> Queue<'a> {
 
     /// All that the latest consumer may hold was read: another goes on.
     async fn consume_on(&mut self) -> Result<(), Failure> {
-        if let (Some(consumer), Some(held)) = (self.consumer.take(), self.channels.last()) {
-            let cancelled = held.channel.basic_cancel(consumer.tag(), BasicCancelOptions::default());
-            self.broker.within(cancelled).await?;
-        }
+        self.end_consumer().await?;
         if self.consumers.is_multiple_of(CONSUMERS) {
             self.channels.push(Held { channel: self.broker.another_channel().await?, count: 0 });
         }
@@ -125,6 +120,14 @@ impl<'a> Queue<'a> {
         let (options, none) = (BasicConsumeOptions::default(), FieldTable::default());
         let consumer = channel.basic_consume(queue.into(), name.into(), options, none);
         self.consumer = Some(self.broker.within(consumer).await?);
+        Ok(())
+    }
+
+    async fn end_consumer(&mut self) -> Result<(), Failure> {
+        if let (Some(consumer), Some(held)) = (self.consumer.take(), self.channels.last()) {
+            let cancelled = held.channel.basic_cancel(consumer.tag(), BasicCancelOptions::default());
+            self.broker.within(cancelled).await?;
+        }
         Ok(())
     }
 
@@ -169,21 +172,21 @@ impl<'a> Queue<'a> {
     ///
     /// # Errors
     /// When not all that was there has come.
-    pub async fn give_back(self) -> Result<(), Failure> {
+    pub async fn give_back(mut self) -> Result<(), Failure> {
         let parked = self.broker.names.parked();
+        // What was taken out has left it room, and it would be sent what the first channels give back.
+        self.end_consumer().await?;
         // What is there and does not come although nobody else has it is kept back by the broker.
         let kept_back = if self.left > 0 { self.broker.depth(&parked).await?.0.min(self.left) } else { 0 };
         if self.taken_out {
             sleep(ACKNOWLEDGED_WITHIN).await;
         }
-        // Another reader may take what goes back.
-        let limit = if self.others > 0 { PATIENCE } else { BACK_WITHIN };
         let mut back = 0;
         for held in &self.channels {
             self.broker.within(held.channel.close(200, "read".into())).await?;
             back += held.count;
             let begun = Instant::now();
-            while self.broker.depth(&parked).await?.0 < back && begun.elapsed() < limit {
+            while self.broker.depth(&parked).await?.0 < back && begun.elapsed() < PATIENCE {
                 sleep(BACK).await;
             }
         }
