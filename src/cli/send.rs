@@ -1,29 +1,27 @@
 //! `send`: publishes cancel commands as an order service would, persistent and confirmed, and can wait for their results.
 
+mod lines;
+mod tally;
+
 use super::{
     Failure,
     broker::{self, Broker, Events},
-    plain_json, print,
+    print,
     progress::Progress,
     tell, unknown_account,
 };
-use crate::{
-    command::json::{self, Members},
-    outcome::Outcome,
-    shutdown::Stop,
-};
+use crate::shutdown::Stop;
 use clap::Args;
 use lapin::{
     BasicProperties, Confirmation, PublisherConfirm,
     message::Delivery,
     options::{BasicPublishOptions, ConfirmSelectOptions},
 };
-use serde_json::{Map, Value, json, value::RawValue};
-use sha2::{Digest, Sha256};
+use lines::{Line, Lines, Outgoing, lines_of_stdin, one_line};
+use serde_json::{Map, Value, json};
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    collections::{BTreeSet, VecDeque},
     future::pending,
-    io::{BufRead, Read},
     path::Path,
     sync::{
         Arc,
@@ -31,16 +29,11 @@ use std::{
     },
     time::{Duration, Instant},
 };
-use tokio::{sync::mpsc, time::timeout_at};
+use tally::{Tally, counted, rate};
+use tokio::time::timeout_at;
 
 /// Confirms that may be outstanding.
 const WINDOW: usize = 500;
-/// The longest routing key or message id, in bytes.
-const AMQP_TEXT: usize = 255;
-/// Lines that are read and not sent yet.
-const READ_AHEAD: usize = 16;
-/// A command has 64 KiB at most. Longer ones can be sent, to see what becomes of them; a file without line breaks is a slip.
-const LONGEST_LINE: usize = 1 << 20;
 
 #[derive(Args)]
 #[command(after_help = "Examples:
@@ -121,23 +114,6 @@ impl Fields {
     }
 }
 
-struct Outgoing {
-    account: String,
-    job_id: String,
-    body: Vec<u8>,
-}
-
-impl Outgoing {
-    fn new(account: String, job_id: String, body: Vec<u8>) -> Result<Self, String> {
-        for (what, text) in [("account", &account), ("jobId", &job_id)] {
-            if text.len() > AMQP_TEXT {
-                return Err(format!("{what} has {} bytes, and AMQP takes {AMQP_TEXT}", text.len()));
-            }
-        }
-        Ok(Self { account, job_id, body })
-    }
-}
-
 pub async fn run(config: Option<&Path>, arguments: Arguments) -> Result<(), Failure> {
     let first = if arguments.stdin { None } else { Some(from_flags(&arguments)?) };
     let broker = Broker::reach(config, arguments.prefix.as_deref(), "send").await?;
@@ -150,7 +126,7 @@ pub async fn run(config: Option<&Path>, arguments: Arguments) -> Result<(), Fail
     let mut sending = Sending {
         broker: &broker,
         results,
-        tally: Tally { json: arguments.json, ..Tally::default() },
+        tally: Tally::new(arguments.json),
         accounts: BTreeSet::new(),
         unconfirmed: VecDeque::new(),
         confirmed: Arc::default(),
@@ -183,14 +159,6 @@ pub async fn run(config: Option<&Path>, arguments: Arguments) -> Result<(), Fail
         }
     }
 }
-
-/// A line of standard input, with its number.
-struct Line {
-    number: u64,
-    command: Outgoing,
-}
-
-type Lines = mpsc::Receiver<Result<Line, Failure>>;
 
 /// How far the broker has confirmed what was sent.
 #[derive(Default)]
@@ -333,170 +301,10 @@ async fn next(results: &mut Option<Events<'_>>) -> Result<Delivery, Failure> {
     }
 }
 
-fn one_line(command: Outgoing) -> Lines {
-    let (lines, read) = mpsc::channel(1);
-    lines.try_send(Ok(Line { number: 1, command })).expect("there is room for one");
-    read
-}
-
-/// Lines of standard input, read as they are wanted. A thread reads them, as nothing else waits for one that does not come.
-fn lines_of_stdin(account: Option<String>) -> Lines {
-    let (lines, read) = mpsc::channel(READ_AHEAD);
-    std::thread::spawn(move || {
-        let mut input = std::io::stdin().lock();
-        for number in 1.. {
-            let line = match line(&mut input) {
-                Ok(Some(line)) if line.trim().is_empty() => continue,
-                Ok(Some(line)) => from_line(&line, account.as_deref()).map(|command| Line { number, command }),
-                Ok(None) => return,
-                Err(why) => Err(why),
-            };
-            let line = line.map_err(|why| Failure::Usage(format!("line {number}: {why}")));
-            let is_last = line.is_err();
-            if lines.blocking_send(line).is_err() || is_last {
-                return;
-            }
-        }
-    });
-    read
-}
-
-/// The next line; none at the end.
-fn line(input: &mut impl BufRead) -> Result<Option<String>, String> {
-    let mut line = Vec::new();
-    let limit = u64::try_from(LONGEST_LINE).unwrap_or(u64::MAX) + 1;
-    input.take(limit).read_until(b'\n', &mut line).map_err(|error| error.to_string())?;
-    if line.len() > LONGEST_LINE {
-        return Err(format!("it has more than {LONGEST_LINE} bytes, and a command has 64 KiB at most"));
-    }
-    if line.is_empty() {
-        return Ok(None);
-    }
-    let line = String::from_utf8(line).map_err(|_| "it is not UTF-8".to_owned())?;
-    Ok(Some(line.trim_end_matches(['\n', '\r']).to_owned()))
-}
-
-/// What has become of the commands so far.
-#[derive(Default)]
-struct Tally {
-    /// By the digest of a command, which the event of a faulty one has, too: results to come. One that was published twice has two.
-    waiting: HashMap<[u8; 32], u32>,
-    json: bool,
-    /// How many were sent.
-    total: usize,
-    /// How many results have come.
-    seen: usize,
-    endings: BTreeMap<(String, String), usize>,
-}
-
-impl Tally {
-    fn await_result_of(&mut self, command: &Outgoing, has_results: bool) {
-        self.total += 1;
-        if has_results {
-            *self.waiting.entry(Sha256::digest(&command.body).into()).or_default() += 1;
-        }
-    }
-
-    fn is_waiting(&self) -> bool {
-        !self.waiting.is_empty()
-    }
-
-    fn missing(&self, what: &str) -> String {
-        counted(self.waiting.values().sum::<u32>() as usize, what)
-    }
-
-    /// Shows an event, if it is of one of the commands.
-    fn show(&mut self, data: &[u8]) -> Result<(), Failure> {
-        let event: Value = serde_json::from_slice(data).unwrap_or_default();
-        let text = |field: &str| event["data"][field].as_str().unwrap_or("-").to_owned();
-        let mut digest = [0; 32];
-        if hex::decode_to_slice(text("commandDigest"), &mut digest).is_err() {
-            return Ok(());
-        }
-        let Some(left) = self.waiting.get_mut(&digest) else { return Ok(()) };
-        *left -= 1;
-        if *left == 0 {
-            self.waiting.remove(&digest);
-        }
-        self.seen += 1;
-        *self.endings.entry((text("outcome"), text("cause"))).or_default() += 1;
-        let goes_on = match self.json {
-            true => print(&plain_json(&String::from_utf8_lossy(data)))?,
-            false => print(&format!("[{:>4}/{}] {}", self.seen, self.total, broker::line(&event)))?,
-        };
-        if !goes_on && self.is_waiting() {
-            let missing = self.missing("result");
-            return Err(Failure::NotYet(format!("nobody reads the results any more; {missing} not seen")));
-        }
-        Ok(())
-    }
-
-    fn summary(&self, begun: Instant) -> String {
-        let mut lines = vec![format!("\n{:12} {:28} {:>6}", "outcome", "cause", "count")];
-        for ((outcome, cause), count) in &self.endings {
-            lines.push(format!("{outcome:12} {cause:28} {count:>6}"));
-        }
-        let ended = self.endings.values().sum();
-        lines.push(format!(
-            "{} in, {} out{}",
-            counted(self.total, "command"),
-            counted(ended, "outcome"),
-            rate(ended, begun)
-        ));
-        lines.join("\n")
-    }
-
-    /// Whether every command ended well.
-    fn judge(&self) -> Result<(), Failure> {
-        let well = [Outcome::Canceled, Outcome::Paid, Outcome::Closed].map(Outcome::name);
-        let bad = self.endings.iter().filter(|((outcome, _), _)| !well.contains(&outcome.as_str()));
-        let bad: usize = bad.map(|(_, count)| count).sum();
-        match bad {
-            0 => Ok(()),
-            _ => Err(Failure::No(format!("{} ended as neither canceled, paid nor closed", counted(bad, "command")))),
-        }
-    }
-}
-
-fn counted(count: usize, what: &str) -> String {
-    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
-}
-
-/// How long it took, and how many a second that is, where there are enough to say so.
-fn rate(count: usize, begun: Instant) -> String {
-    let seconds = begun.elapsed().as_secs_f64();
-    if count < 100 { String::new() } else { format!(" in {seconds:.1} s ({:.0}/s)", count as f64 / seconds) }
-}
-
 fn from_flags(arguments: &Arguments) -> Result<Outgoing, Failure> {
     let account = arguments.account.clone().ok_or_else(|| Failure::Usage("name the account with --account".into()))?;
     let (job_id, body) = arguments.fields.command();
     Outgoing::new(account, job_id, body).map_err(Failure::Usage)
-}
-
-/// A line is published as it stands, unless it names its account: that key is no part of a command.
-fn from_line(line: &str, account: Option<&str>) -> Result<Outgoing, String> {
-    serde_json::from_str::<&RawValue>(line).map_err(|e| format!("not JSON: {e}"))?;
-    let members = json::members(line).ok_or("not a JSON object")?;
-    if members.iter().filter(|(key, _)| key == "account").count() > 1 {
-        return Err("it names \"account\" twice".into());
-    }
-    let text = |key: &str| json::get(&members, key).and_then(json::string);
-    let (own, job_id) = (text("account"), text("jobId"));
-    let job_id = job_id.ok_or("it has no jobId, by which its result is known")?;
-    let body = if own.is_some() { without_account(&members) } else { line.to_owned() };
-    let account =
-        own.or_else(|| account.map(str::to_owned)).ok_or("it names no \"account\", and there is no --account")?;
-    Outgoing::new(account, job_id, body.into_bytes())
-}
-
-/// All else as it came, keys that stand twice and long numbers too: what is wrong with a command is the worker's to say.
-fn without_account(members: &json::Borrowed<'_>) -> String {
-    let mut rest = Members::default();
-    for (key, value) in members.iter().filter(|(key, _)| key != "account") {
-        rest.push(key.clone(), RawValue::from_string((*value).to_owned()).expect("it was read as JSON"));
-    }
-    serde_json::to_string(&rest).expect("what was read can be written")
 }
 
 fn field(text: &str) -> Result<(String, Value), String> {

@@ -6,21 +6,16 @@
 //! That is not read out of the error: a request has one [`Ticket`], which goes either to the connection, just before it
 //! writes the first byte, or to us, when the call has failed before. Whoever comes second gets nothing.
 
+mod ticket;
+
 use super::{Reply, SendError, request::SignedRequest, response};
 use crate::traces::Span;
 use chrono::{DateTime, Utc};
-use hyper::body::{self, Bytes, Frame, SizeHint};
+use hyper::body::Bytes;
 use reqwest::{Certificate, Identity, Proxy, Url, header, redirect, tls};
 use secrecy::{ExposeSecret, SecretString};
-use std::{
-    pin::{Pin, pin},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    task::{Context, Poll},
-    time::Duration,
-};
+use std::{pin::pin, time::Duration};
+use ticket::{Body, Ticket};
 
 /// No answer of a provider is longer; more is not read.
 const MAX_BODY: usize = 256 * 1024;
@@ -182,7 +177,7 @@ impl Client {
         let secrets = secrets_of(&request);
         let ticket = Ticket::until(not_after);
         let request_body = Bytes::from(request.body);
-        let body = Body { bytes: Some(request_body.clone()), ticket: ticket.clone() };
+        let body = Body::new(request_body.clone(), ticket.clone());
         let failed = |e: reqwest::Error| match e {
             e if ticket.take() => match ticket.has_expired() {
                 true => SendError::TooLate,
@@ -255,72 +250,6 @@ impl Client {
             return format!("{text} (the proxy does not let us through)");
         }
         text
-    }
-}
-
-/// The right to send a request: there is one, and the first to take it has it. A connection takes none that has expired.
-///
-/// hyper puts a request's head into a buffer, takes the body, and writes both; the bytes of the body cannot be had without
-/// the ticket. So once we hold it, nothing was written and nothing will be, and nobody can write a request a second time.
-#[derive(Clone, Default)]
-struct Ticket {
-    is_taken: Arc<AtomicBool>,
-    until: Option<DateTime<Utc>>,
-}
-
-impl Ticket {
-    fn until(until: Option<DateTime<Utc>>) -> Self {
-        Self { until, ..Self::default() }
-    }
-
-    fn take(&self) -> bool {
-        !self.is_taken.swap(true, Ordering::SeqCst)
-    }
-
-    fn has_expired(&self) -> bool {
-        self.until.is_some_and(|until| Utc::now() > until)
-    }
-
-    /// Waits for its end, which may never come; by the wall clock, which may be set meanwhile.
-    async fn expires(&self) {
-        let Some(until) = self.until else { return std::future::pending().await };
-        while !self.has_expired() {
-            let left = (until - Utc::now()).to_std().unwrap_or_default();
-            tokio::time::sleep(left.clamp(Duration::from_millis(1), Duration::from_secs(1))).await;
-        }
-    }
-}
-
-/// A request's body, which is handed out once.
-struct Body {
-    bytes: Option<Bytes>,
-    ticket: Ticket,
-}
-
-impl body::Body for Body {
-    type Data = Bytes;
-    type Error = &'static str;
-
-    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, &'static str>>> {
-        let bytes = self.bytes.take();
-        Poll::Ready(bytes.map(|bytes| {
-            // The call then takes the ticket itself.
-            if self.ticket.has_expired() {
-                Err("its time has passed")
-            } else if self.ticket.take() {
-                Ok(Frame::data(bytes))
-            } else {
-                Err("the call has failed already")
-            }
-        }))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.bytes.is_none()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.bytes.as_ref().map_or(0, Bytes::len) as u64)
     }
 }
 
@@ -443,8 +372,8 @@ mod tests {
         let client = Client::new(&Options::default()).unwrap();
         for (head, expired) in [(0, false), (MAX_HEAD, false), (0, true), (MAX_HEAD, true)] {
             let limit = expired.then(|| Utc::now() - chrono::TimeDelta::seconds(1));
-            let body = Body { bytes: Some("body".into()), ticket: Ticket::until(limit) };
-            let ticket = body.ticket.clone();
+            let ticket = Ticket::until(limit);
+            let body = Body::new("body".into(), ticket.clone());
             if !expired {
                 assert!(ticket.take());
                 assert!(!ticket.take(), "there is one");
